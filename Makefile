@@ -1,0 +1,47 @@
+# Everything on a fresh machine with python3 >= 3.11 and make: each target makes .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find harness tasks -name '*.py' 2>/dev/null | sort)
+
+.PHONY: install demo test check bench clean
+
+install: $(VENV)/.installed
+
+# A strict editable install lists the files that there were (and lets mypy see harness.tasks), so it
+# is made again when one comes or goes: FILES holds the list, and changes only with it.
+$(VENV)/.installed: pyproject.toml $(VENV)/FILES
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	  --config-settings editable_mode=strict
+	@touch $@
+
+$(VENV)/FILES: FORCE | $(BIN)/python
+	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("python3 >= 3.11 is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+demo: install
+	@echo 'LOST on twelve generated pictures, with RANDOM weights: it shows the machinery, not a result.'
+	$(BIN)/harness run --task lost --model vits,vits-reg4 --dataset generated --weights random \
+	  --out build/demo --overwrite
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m 'not slow' -q
+
+# On generated pictures with random weights: ratios, measured in one run.
+bench: install
+	$(BIN)/harness bench lost
+	$(BIN)/harness bench extract --model vits --dataset generated --weights random
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+FORCE:

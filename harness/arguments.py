@@ -1,0 +1,203 @@
+"""What can be typed: the commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; the result's ``action`` names the command."""
+    whole = argparse.ArgumentParser(
+        prog="harness",
+        allow_abbrev=False,
+        description="How good are a Vision Transformer's frozen features, and what do register "
+        "tokens change?",
+        epilog="example: harness run --task lost --model vitl,vitl-reg4 --dataset voc07",
+    )
+    whole.add_argument("--version", action=_Version)
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+        )
+        command.set_defaults(command=name)
+        command.add_argument("--json", action="store_true", help="print JSON for a program")
+        return command
+
+    run = add("run", "score models on tasks and store the records", _RUN_EXAMPLE)
+    run.add_argument("--task", action="append", default=[], required=True, metavar="NAME[,NAME]")
+    run.add_argument("--model", action="append", default=[], required=True, metavar="NAME[,NAME]")
+    run.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="default: the task's own",
+    )
+    run.add_argument(
+        "--protocol",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="default: the task's first (harness tasks)",
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="change a setting of the protocol; repeatable",
+    )
+    run.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    run.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="where records go (default: results)",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    again = run.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="leave finished results as they are (the default)"
+    )
+    again.add_argument("--overwrite", action="store_true", help="run finished results again")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    run.add_argument(
+        "--on-bad-image",
+        choices=("fail", "skip"),
+        default="fail",
+        help="skip: leave bad pictures out, count and name them",
+    )
+    _add_machine(run)
+    _add_files(run)
+
+    models = add("models", "list the models", "harness models --models mine.yaml")
+    _add_model_files(models)
+    add("tasks", "list the tasks and their protocols", "harness tasks")
+    datasets = add(
+        "datasets",
+        "list the data sets, or fetch one",
+        "harness datasets fetch voc07 --data-root ~/data",
+    )
+    datasets.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
+    datasets.add_argument("name", nargs="?", help="the data set to fetch")
+    _add_dataset_files(datasets)
+    doctor = add(
+        "doctor",
+        "examine a data set: what is there, what is missing",
+        "harness doctor voc07",
+    )
+    doctor.add_argument("name", metavar="DATASET")
+    doctor.add_argument("--decode", action="store_true", help="also decode every picture")
+    _add_dataset_files(doctor)
+    describe = add(
+        "describe",
+        "tell all about a model, a task or a protocol",
+        "harness describe vitl-reg4",
+    )
+    describe.add_argument("name", metavar="NAME")
+    _add_model_files(describe)
+    bench = add(
+        "bench",
+        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix",
+        "harness bench extract --model vits --dataset voc07 --limit 200",
+    )
+    bench.add_argument("what", choices=("extract", "lost"))
+    bench.add_argument("--model", metavar="NAME")
+    bench.add_argument("--dataset", metavar="NAME")
+    bench.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    bench.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    _add_machine(bench)
+    _add_files(bench)
+    return whole
+
+
+_RUN_EXAMPLE = (
+    "harness run --task lost --model vitl,vitl-reg4 --dataset voc07 --protocol lost,lost-swept"
+)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"vit-harness {version('vit-harness')}")
+        parser.exit()
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N (default: auto)",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="pictures a forward pass; moves no number (8)",
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="decoding processes (one a core but one, at most 8)",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("released", "random"),
+        default="released",
+        help="random: for smoke runs, kept out of tables",
+    )
+    command.add_argument("--compile", action="store_true", help="run blocks through torch.compile")
+
+
+def _add_model_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="registry file laid over the shipped one; repeatable",
+    )
+
+
+def _add_dataset_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--datasets",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="data-set file laid over the catalog; repeatable",
+    )
+    root = os.environ.get("HARNESS_DATA")
+    command.add_argument(
+        "--data-root",
+        type=Path,
+        default=Path(root) if root else None,
+        metavar="FOLDER",
+        help="where data sets lie (default: $HARNESS_DATA)",
+    )
+
+
+def _add_files(command: argparse.ArgumentParser) -> None:
+    _add_model_files(command)
+    _add_dataset_files(command)

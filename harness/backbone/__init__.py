@@ -1,0 +1,1 @@
+"""A frozen Vision Transformer and its tokens."""

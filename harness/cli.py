@@ -1,0 +1,245 @@
+"""Parse, call, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.arguments import parser
+from harness.errors import HarnessError
+
+EXIT_DONE, EXIT_BAD, EXIT_INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ``harness`` command. 0 done, 1 a gate failed, 2 wrong use or bad input, 130 Ctrl-C."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = parser().parse_args(arguments)
+    command = _COMMANDS[options.command]
+    options.typed = ["harness", *arguments]
+    try:
+        return command(options)
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return EXIT_BAD
+    except KeyboardInterrupt:
+        print("harness: interrupted; finished results are kept", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`harness models | head`): leave without a complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.plan import Options, plan
+    from harness.progress import Silent, for_stream, remember_interrupts
+
+    wanted = Options(
+        tasks=_names("task", options.task),
+        models=_names("model", options.model),
+        datasets=_names("dataset", options.dataset),
+        protocols=_names("protocol", options.protocol),
+        settings=_settings(options.set),
+        out=options.out,
+        limit=options.limit,
+        seed=options.seed,
+        weights=options.weights,
+        device=options.device,
+        compiled=options.compile,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad_picture=options.on_bad_image,
+        overwrite=options.overwrite,
+        command=options.typed,
+        **_files(options),
+    )
+    cells = plan(wanted)
+    for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
+        print(f"harness: warning: {warning}", file=sys.stderr)
+    if options.dry_run:
+        _print(options, terminal.plan_facts(cells), lambda: terminal.show_plan(cells))
+        return EXIT_DONE
+    alone = [cell for cell in cells if cell.reason is not None]
+    if len(alone) == len(cells):
+        raise HarnessError("; ".join(cell.told for cell in alone))
+
+    from harness.run import run
+
+    remember_interrupts()
+    with Silent() if options.json else for_stream() as progress:
+        for cell in cells:
+            if cell.done is not None:
+                progress.note(f"{cell.path}: done already (--overwrite runs it again)")
+        for _ in run(cells, wanted, progress):
+            pass
+    results = [(cell.path, cell.done) for cell in cells if cell.done is not None]
+    facts = [{"path": str(path), **record.model_dump(mode="json")} for path, record in results]
+    facts += [{"not_applicable": cell.told} for cell in alone]
+    _print(options, facts, lambda: terminal.show_results(results, alone))
+    return EXIT_DONE
+
+
+def _models(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.registry import Registry
+
+    registry = Registry.load(options.models)
+    entries = [registry.entry(name) for name in registry.names()]
+    facts = [{"name": e.name, **e.model_dump(mode="json", exclude={"name"})} for e in entries]
+    _print(options, facts, lambda: terminal.show_models(entries))
+    return EXIT_DONE
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.describe import describe_task
+    from harness.task import find_task, task_names
+
+    facts = [describe_task(find_task(name)) for name in task_names()]
+    _print(options, facts, lambda: terminal.show_tasks(facts))
+    return EXIT_DONE
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.describe import describe_model, describe_protocol, describe_task
+    from harness.documents import unknown
+    from harness.registry import Registry
+    from harness.task import find_task, task_names
+
+    name, registry = options.name, Registry.load(options.models)
+    tasks = {task: find_task(task) for task in task_names()}
+    protocols = {n: protocol for task in tasks.values() for n, protocol in task.protocols.items()}
+    show = terminal.show_facts
+    if name in registry.names():
+        facts = describe_model(registry.entry(name))
+    elif name in protocols:  # before tasks: a task's default protocol often bears its name
+        facts = describe_protocol(protocols[name])
+    elif name in tasks:
+        facts, show = describe_task(tasks[name]), terminal.show_task
+    else:
+        known = [*registry.names(), *tasks, *protocols]
+        raise unknown("model, task or protocol", name, known, "harness models")
+    _print(options, facts, lambda: show(facts))
+    return EXIT_DONE
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.data.catalog import Catalog
+
+    catalog = Catalog.load(options.datasets, options.data_root)
+    if options.action == "fetch":
+        if not options.name:
+            raise HarnessError("harness datasets fetch NAME: which? `harness datasets` lists them")
+        from harness.data.fetch import fetch
+
+        with terminal.transfers() as progress:
+            fetched = fetch(catalog, options.name, progress)
+        facts = [{**dataclasses.asdict(one), "path": str(one.path)} for one in fetched]
+        _print(options, facts, lambda: terminal.show_fetched(fetched))
+        return EXIT_DONE
+    rows = terminal.dataset_rows(catalog)
+    _print(options, rows, lambda: terminal.show_datasets(rows))
+    return EXIT_DONE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.data.catalog import Catalog
+    from harness.data.doctor import examine
+
+    catalog = Catalog.load(options.datasets, options.data_root)
+    report = examine(catalog, options.name, decode=options.decode)
+    _print(options, dataclasses.asdict(report), lambda: terminal.show_report(report))
+    return EXIT_DONE if report.healthy else EXIT_BAD
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from harness import bench, terminal
+    from harness.plan import Options
+
+    if options.what == "extract":
+        if not options.model or not options.dataset:
+            raise HarnessError("harness bench extract: name a --model and a --dataset")
+        wanted = Options(
+            tasks=["bench"],
+            models=[options.model],
+            datasets=[options.dataset],
+            limit=options.limit,
+            weights=options.weights,
+            device=options.device,
+            compiled=options.compile,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            **_files(options),
+        )
+        facts = bench.extract(wanted, options.precision)
+    else:
+        facts = bench.lost(device=options.device)
+    _print(options, facts, lambda: terminal.show_facts(facts))
+    return EXIT_DONE
+
+
+def _print(options: argparse.Namespace, facts: Any, show: Callable[[], None]) -> None:
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show()
+
+
+def _names(option: str, values: Sequence[str]) -> list[str]:
+    """Comma lists and repeats -> names, in order, once each."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    names = list(dict.fromkeys(name for name in names if name))
+    if values and not names:  # an unset shell variable, say: not a wish for the default
+        raise HarnessError(f"--{option}: at least one name is needed")
+    return names
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, object]:
+    """``--set facet=value --set bias=-0.2`` -> values as YAML reads them."""
+    import yaml
+
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise HarnessError(f"--set {pair}: of the form setting=value, as in --set bias=-0.2")
+        if key in settings:
+            raise HarnessError(f"--set {key}: given twice")
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise HarnessError(f"--set {pair}: {text!r} is no value") from None
+    return settings
+
+
+def _files(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "model_files": options.models,
+        "dataset_files": options.datasets,
+        "data_root": options.data_root,
+    }
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "models": _models,
+    "tasks": _tasks,
+    "datasets": _datasets,
+    "doctor": _doctor,
+    "describe": _describe,
+    "bench": _bench,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

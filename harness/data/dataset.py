@@ -1,0 +1,205 @@
+"""What every reader gives: samples with labels, in a fixed order, and a fingerprint.
+
+Boxes are in pixels of the *stored* picture: the pixel grid as the file holds it. An EXIF rotation
+is not applied, because the annotations of VOC and COCO were drawn on the stored grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from harness.errors import BadPicture, HarnessError
+
+Role = Literal["train", "select", "test"]
+ROLES: tuple[Role, ...] = ("train", "select", "test")
+
+# Only these decoders run on a stranger's bytes: PIL knows some forty more, one of which starts
+# Ghostscript. TIFF is left out because PIL turns it by its orientation tag while loading.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm"})
+MAX_PIXELS = 2**26
+"""A picture of more pixels (67 million: a 201 MB array) is taken for a decompression bomb."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The annotated objects of one picture.
+
+    ``xyxy`` is float64 ``[n, 4]``: x0, y0, x1, y1 in pixels from the top left corner, x1 and y1
+    exclusive, as annotated (a box may overhang the picture's edge).
+    """
+
+    xyxy: NDArray[np.float64]
+    classes: tuple[str, ...]
+    crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Target:
+    """All that is known of a picture, at its stored size. What a data set lacks is None."""
+
+    boxes: Boxes | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture: a unique ``id``, its stored ``(width, height)``, its labels.
+
+    The size is what the annotation says, or the picture's header where it says nothing: it serves
+    to plan. Where the two disagree, the pixels that ``Dataset.picture`` gives are the truth.
+    ``(0, 0)`` is a size that neither tells; reading such a picture raises ``BadPicture``.
+    """
+
+    id: str
+    size: tuple[int, int]
+    target: Target = field(default_factory=Target)
+
+
+class Dataset:
+    """One split of a data set: ``samples`` in a fixed order, and their pictures.
+
+    Subclasses are readers. They are pickled to worker processes, so they hold plain data only.
+    ``classes`` are the names that ``Target.label`` indexes, empty where there are none.
+    """
+
+    name: str
+    split: str
+    samples: Sequence[Sample]
+    classes: tuple[str, ...] = ()
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of picture ``index``. Raises ``BadPicture``."""
+        raise NotImplementedError
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Picture ``index`` as stored, ``[height, width, 3]`` RGB. Raises ``BadPicture``."""
+        return decode(self.read(index), self.where(index))
+
+    def where(self, index: int) -> str:
+        """What an error about picture ``index`` calls it: its file where it has one."""
+        return self.samples[index].id
+
+    def missing(self) -> list[str]:
+        """The ids whose pictures were not there when the data set was opened."""
+        return []
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, sizes and labels in order: two data sets agree if and only if it does.
+
+        Pixels are not read: a picture that was re-encoded keeps its fingerprint.
+        """
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            line = [sample.id, *sample.size, _canonical(sample.target)]
+            digest.update(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+        return digest.hexdigest()
+
+    @property
+    def has_boxes(self) -> bool:
+        return any(sample.target.boxes is not None for sample in self.samples)
+
+
+class First(Dataset):
+    """The first ``count`` pictures of another data set, in its order (``--limit``)."""
+
+    def __init__(self, whole: Dataset, count: int) -> None:
+        self.name = whole.name
+        self.split = whole.split
+        self.classes = whole.classes
+        self.samples = whole.samples[:count]
+        self._whole = whole
+
+    def read(self, index: int) -> bytes:
+        return self._whole.read(index)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        return self._whole.picture(index)
+
+    def where(self, index: int) -> str:
+        return self._whole.where(index)
+
+    def missing(self) -> list[str]:
+        kept = {sample.id for sample in self.samples}
+        return [identity for identity in self._whole.missing() if identity in kept]
+
+
+def _canonical(target: Target) -> list[object]:
+    boxes = target.boxes
+    if boxes is None:
+        return [target.label, None]
+    rows = [
+        [*map(float, xyxy), name, bool(crowd), bool(difficult), bool(truncated)]
+        for xyxy, name, crowd, difficult, truncated in zip(
+            boxes.xyxy, boxes.classes, boxes.crowd, boxes.difficult, boxes.truncated, strict=True
+        )
+    ]
+    return [target.label, rows]
+
+
+def decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Encoded picture -> ``[height, width, 3]`` uint8 RGB, on the stored grid (no EXIF rotation).
+
+    Grey, palette and CMYK pictures are converted as PIL's ``convert("RGB")`` does, which is what
+    the field's reference code runs. Raises ``BadPicture`` for anything that is not a whole picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_bomb(image, name)
+            return np.array(image.convert("RGB"))
+    except BadPicture:
+        raise
+    except UnidentifiedImageError:
+        raise BadPicture(f"{name}: not a picture (none of {', '.join(FORMATS)})") from None
+    except Exception as error:  # PIL's plugins raise nearly anything on damaged bytes
+        raise BadPicture(f"{name}: damaged picture: {error}") from None
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """``(width, height)`` as the picture's header gives it; no pixel is decoded.
+
+    ``(0, 0)`` where there is no file or no header that can be read: what is wrong with the picture
+    is said when it is read, so that one bad file does not keep a data set from opening.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception:  # PIL's plugins raise nearly anything on damaged bytes
+        return (0, 0)
+
+
+def _refuse_bomb(image: Image.Image, name: str) -> None:
+    """Before anything is allocated. PIL's own check is a process-wide setting, and only warns."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadPicture(f"{name}: {width}x{height} pixels; more than {MAX_PIXELS:,} are not read")
+
+
+def safe_relative(text: str, where: str) -> Path:
+    """A path named by an annotation: relative, inside the data set. Raises ``HarnessError``."""
+    path = Path(text.replace("\\", "/"))
+    if not path.parts or path.is_absolute() or ".." in path.parts or not _can_be_a_path(text):
+        raise HarnessError(f"{where}: the path {text!r} leaves the data set's folder; not followed")
+    return path
+
+
+def _can_be_a_path(text: str) -> bool:
+    """No NUL, and no half surrogate (JSON can write one), which the file system would choke on."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

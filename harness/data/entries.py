@@ -1,0 +1,208 @@
+"""What an entry of a data-set file may say: one strict model a format, and how each is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+from harness.data.coco import read_coco
+from harness.data.dataset import Dataset, Role, safe_relative
+from harness.data.folder import read_folder
+from harness.data.generated import COUNT, GeneratedDataset
+from harness.data.voc import image_set, read_voc
+from harness.errors import HarnessError
+
+
+def _relative(text: str) -> str:
+    try:
+        return safe_relative(text, "path").as_posix() if text != "." else text
+    except HarnessError:
+        raise ValueError(f"{text!r} must be a relative path without '..'") from None
+
+
+def _web(url: str) -> str:
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        raise ValueError(f"{url!r} must begin with https:// or http://")
+    return url
+
+
+Relative = Annotated[str, AfterValidator(_relative)]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Md5 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Download(_Strict):
+    """One file to fetch, and the one thing that it gives.
+
+    ``to`` is the folder it is for, relative to the folder that the entry's ``root`` is relative to.
+    ``gives`` is relative to ``to``: with ``extract``, the file or folder that is taken out of the
+    archive (nothing else of it is kept); without, the name of the file (by default the URL's).
+    One thing, so that it can appear in one rename: what is there is whole.
+    """
+
+    url: Annotated[str, AfterValidator(_web)]
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    to: Relative = "."
+    extract: bool = False
+    gives: Relative | None = None
+
+    @model_validator(mode="after")
+    def _names_what_it_gives(self) -> Download:
+        if self.gives is None and (self.extract or not self._url_name()):
+            raise ValueError("gives: what the archive holds (a path in it) must be named")
+        return self
+
+    def _url_name(self) -> str:
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def target(self) -> str:
+        """What appears, relative to ``to``."""
+        return self.gives or self._url_name()
+
+
+class _Entry(_Strict):
+    license: str | None = None
+    paper: str | None = None
+    note: str | None = None
+    pictures: PositiveInt | dict[Role, PositiveInt] | None = None
+    """How many there should be: by role, or of the role test."""
+    fetch: tuple[Download, ...] = ()
+
+    @property
+    def expected(self) -> Mapping[Role, int]:
+        if isinstance(self.pictures, int):
+            return {"test": self.pictures}
+        return self.pictures or {}
+
+
+class VOCEntry(_Entry):
+    """``root`` is the folder of one year: ``…/VOCdevkit/VOC2007``. A lone ``split`` is test."""
+
+    format: Literal["voc"]
+    root: str = Field(min_length=1)
+    split: Relative | None = None
+    splits: dict[Role, Relative] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_splits(self) -> VOCEntry:
+        if (self.split is None) == (self.splits is None):
+            raise ValueError("give one of split: NAME, splits: {train: NAME, test: NAME}")
+        return self
+
+    def _roles(self) -> Mapping[Role, str]:
+        return {"test": self.split} if self.split is not None else self.splits or {}
+
+    def needs(self, root: Path) -> list[Path]:
+        sets = [image_set(root, split) for split in self._roles().values()]
+        return [root / "JPEGImages", root / "Annotations", *sets]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {role: read_voc(name, root, split) for role, split in self._roles().items()}
+
+
+class COCOSplit(_Strict):
+    """Paths relative to the entry's ``root``."""
+
+    images: Relative
+    annotations: Relative
+    list_file: Relative | None = Field(default=None, alias="list")
+    list_sha256: Sha256 | None = None
+
+
+class COCOEntry(_Entry):
+    """Either one split (``images`` and ``annotations``), which is test, or ``splits`` by role."""
+
+    format: Literal["coco"]
+    root: str = Field(min_length=1)
+    images: Relative | None = None
+    annotations: Relative | None = None
+    list_file: Relative | None = Field(default=None, alias="list")
+    list_sha256: Sha256 | None = None
+    splits: dict[Role, COCOSplit] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_splits(self) -> COCOEntry:
+        lone = (self.images, self.annotations, self.list_file, self.list_sha256)
+        if self.splits is not None and any(value is not None for value in lone):
+            raise ValueError("splits: stands instead of images, annotations and list, not beside")
+        if self.splits is None and (self.images is None or self.annotations is None):
+            raise ValueError("give images: FOLDER and annotations: FILE, or splits: by role")
+        return self
+
+    def _roles(self) -> Mapping[Role, COCOSplit]:
+        if self.splits is not None:
+            return self.splits
+        assert self.images is not None
+        assert self.annotations is not None
+        lone: dict[str, Any] = {"list": self.list_file, "list_sha256": self.list_sha256}
+        return {"test": COCOSplit(images=self.images, annotations=self.annotations, **lone)}
+
+    def needs(self, root: Path) -> list[Path]:
+        paths: dict[Path, None] = {}
+        for split in self._roles().values():
+            for part in (split.images, split.annotations, split.list_file):
+                if part is not None:
+                    paths[root / part] = None
+        return list(paths)
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {
+            role: read_coco(
+                name, root, split.images, split.annotations, split.list_file, split.list_sha256
+            )
+            for role, split in self._roles().items()
+        }
+
+
+class FolderEntry(_Entry):
+    """``root`` holds ``train/<class>/`` and ``val/<class>/``."""
+
+    format: Literal["folder"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {**read_folder(name, root)}
+
+
+class GeneratedEntry(_Entry):
+    """Painted pictures; no files, so no root."""
+
+    format: Literal["generated"]
+    root: None = None
+    count: int = Field(default=COUNT, ge=1, le=10_000)
+
+    def needs(self, root: Path) -> list[Path]:
+        return []
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {"test": GeneratedDataset(name, self.count)}
+
+
+Entry = VOCEntry | COCOEntry | FolderEntry | GeneratedEntry
+FORMATS: Mapping[str, type[Entry]] = {
+    "coco": COCOEntry,
+    "folder": FolderEntry,
+    "generated": GeneratedEntry,
+    "voc": VOCEntry,
+}

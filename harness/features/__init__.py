@@ -1,0 +1,1 @@
+"""Extraction: pictures in, batches of tokens out, one forward pass for all listeners."""

@@ -1,0 +1,207 @@
+"""One forward pass over a data set, dealt out as batches of tokens.
+
+Pictures of one size are brought together, so that the device gets full batches without padding
+(padding would change numbers). At most ``LOOKAHEAD`` batches' worth of decoded pictures wait, so
+memory does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.backbone.vit import Backbone, Forward, Precision, Read
+from harness.data.dataset import Dataset
+from harness.data.views import Crop, View
+from harness.errors import BadPicture, HarnessError
+from harness.features.loading import Loaded, load
+from harness.features.order import join_tokens
+from harness.task import Batch
+
+LOOKAHEAD = 4
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a data set reads, for all its listeners together."""
+
+    view: View
+    reads: frozenset[Read]
+    attention: frozenset[int] = frozenset()
+    pixels: bool = False
+    precision: Precision = "fp32"
+
+
+@dataclass
+class Tally:
+    """What a pass has done so far. ``batch_size`` shrinks when the device runs out of memory."""
+
+    batch_size: int
+    pictures: int = 0
+    forward_passes: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def stream(
+    backbone: Backbone,
+    dataset: Dataset,
+    wanted: Pass,
+    order: Sequence[int],
+    tally: Tally,
+    seed: int = 0,
+    workers: int = 0,
+    skip_bad: bool = False,
+    on_picture: Callable[[int], None] | None = None,
+) -> Iterator[Batch]:
+    """Run the pictures of ``order`` through the backbone and yield their batches.
+
+    Batches come in order, except that a picture may wait for others of its size. All crops of a
+    picture come together (in consecutive batches where their sizes differ). A picture that cannot
+    be used raises ``BadPicture``, or with ``skip_bad`` is noted in ``tally.bad``.
+    """
+    waiting: dict[tuple[tuple[int, int], ...], list[Loaded]] = {}
+    held = 0
+
+    def flush(group: list[Loaded]) -> Iterator[Batch]:
+        yield from _batches(backbone, dataset, wanted, group, tally)
+        tally.pictures += len(group)
+        if on_picture:
+            on_picture(len(group))
+
+    for loaded in load(dataset, wanted.view, order, seed, workers):
+        if loaded.bad is not None:
+            if not skip_bad:
+                raise BadPicture(f"{loaded.bad} (--on-bad-image skip would count it and go on)")
+            tally.bad.append((dataset.samples[loaded.index].id, loaded.bad))
+            if on_picture:
+                on_picture(1)
+            continue
+        key = tuple(crop.geometry.padded for crop in loaded.crops)
+        group = waiting.setdefault(key, [])
+        group.append(loaded)
+        held += 1
+        if len(group) * len(key) >= tally.batch_size:
+            held -= len(group)
+            yield from flush(waiting.pop(key))
+        elif held >= LOOKAHEAD * tally.batch_size:
+            oldest = waiting.pop(next(iter(waiting)))
+            held -= len(oldest)
+            yield from flush(oldest)
+    for group in waiting.values():
+        yield from flush(group)
+
+
+def _batches(
+    backbone: Backbone, dataset: Dataset, wanted: Pass, group: list[Loaded], tally: Tally
+) -> Iterator[Batch]:
+    """One batch for each size among the crops of a group of alike pictures."""
+    by_size: dict[tuple[int, int], list[tuple[int, Crop]]] = {}
+    for position, loaded in enumerate(group):
+        for crop in loaded.crops:
+            by_size.setdefault(crop.geometry.padded, []).append((position, crop))
+    for rows in by_size.values():
+        crops = [crop for _, crop in rows]
+        forward, pixels = _forward(backbone, wanted, crops, tally)
+        samples = [dataset.samples[loaded.index] for loaded in group]
+        yield Batch(
+            tokens=forward.tokens,
+            attention=forward.attention,
+            ids=tuple(sample.id for sample in samples),
+            targets=tuple(sample.target for sample in samples),
+            sample=tuple(position for position, _ in rows),
+            geometry=tuple(crop.geometry for crop in crops),
+            pixels=pixels,
+        )
+
+
+def _forward(
+    backbone: Backbone, wanted: Pass, crops: Sequence[Crop], tally: Tally
+) -> tuple[Forward, Tensor | None]:
+    """Crops of one size through the backbone, in parts of at most ``tally.batch_size``."""
+    parts: list[Forward] = []
+    kept: list[Tensor] = []
+    start = 0
+    while start < len(crops):
+        part = crops[start : start + tally.batch_size]
+        done = _attempt(backbone, wanted, part)
+        if done is None:
+            _halve(backbone, tally, len(part), crops[start])
+            continue
+        pixels, forward = done
+        parts.append(forward)
+        if wanted.pixels:
+            kept.append(pixels)
+        start += len(part)
+        tally.forward_passes += len(part)
+    return _joined(parts, wanted.reads, wanted.attention), torch.cat(kept) if kept else None
+
+
+def _attempt(
+    backbone: Backbone, wanted: Pass, crops: Sequence[Crop]
+) -> tuple[Tensor, Forward] | None:
+    """One pass, or None when the memory is full: what filled it is let go of by returning."""
+    try:
+        pixels = normalise(backbone, crops)
+        return pixels, backbone(pixels, wanted.reads, wanted.attention, wanted.precision)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return None
+
+
+def _joined(
+    parts: Sequence[Forward], reads: Collection[Read], attention: Collection[int]
+) -> Forward:
+    if len(parts) == 1:
+        return parts[0]
+    return Forward(
+        {read: join_tokens([part.tokens[read] for part in parts]) for read in reads},
+        {layer: torch.cat([part.attention[layer] for part in parts]) for layer in attention},
+    )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a device's memory, or the machine's, is full."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _halve(backbone: Backbone, tally: Tally, tried: int, crop: Crop) -> None:
+    height, width = crop.geometry.padded
+    if tried == 1:
+        raise HarnessError(
+            f"out of memory on {backbone.device} with a single picture of {width}x{height}; "
+            f"another device, bf16 (--set precision=bf16), or a smaller max_patches with "
+            f"--on-bad-image skip may help"
+        )
+    tally.batch_size = tried // 2
+    tally.notices.append(f"out of memory on {backbone.device}: forward batch is now {tried // 2}")
+    if backbone.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def normalise(backbone: Backbone, crops: Sequence[Crop]) -> Tensor:
+    """Crops of one padded size -> ``[B, 3, H, W]`` float32 on the device: (x/255 - mean) / std.
+
+    Padding is laid round *after* normalisation, so padded pixels are exactly 0. Pixels travel to
+    the device as uint8, a quarter of the bytes.
+    """
+    facts, device = backbone.architecture, backbone.device
+    height, width = crops[0].geometry.padded
+    mean = torch.tensor(facts.mean, device=device)[:, None, None]
+    std = torch.tensor(facts.std, device=device)[:, None, None]
+    batch = torch.zeros(len(crops), 3, height, width, device=device)
+    for row, crop in zip(batch, crops, strict=True):
+        pixels = torch.from_numpy(crop.pixels)
+        if device.type == "cuda":
+            pixels = pixels.pin_memory().to(device, non_blocking=True)
+        left, top = crop.geometry.pad[:2]
+        _, _, crop_width, crop_height = crop.geometry.crop
+        values = pixels.permute(2, 0, 1).float().div_(255).sub_(mean).div_(std)
+        row[:, top : top + crop_height, left : left + crop_width] = values
+    return batch

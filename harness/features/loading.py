@@ -1,0 +1,85 @@
+"""Pictures decoded and cut into crops by worker processes, ahead of the device."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from harness.data.dataset import Dataset
+from harness.data.views import Crop, View
+from harness.errors import BadPicture, HarnessError
+
+PREFETCH = 4
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Picture ``index`` of the data set: its crops, or why it cannot be used."""
+
+    index: int
+    crops: tuple[Crop, ...]
+    bad: str | None = None
+
+
+class _Pictures(TorchDataset[Loaded]):
+    def __init__(self, dataset: Dataset, view: View, seed: int) -> None:
+        self._dataset, self._view, self._seed = dataset, view, seed
+
+    def __getitem__(self, index: int) -> Loaded:
+        sample = self._dataset.samples[index]
+        try:
+            picture = self._dataset.picture(index)
+            crops = self._view(picture, sample.target, self._seed, index)
+        except BadPicture as error:
+            text = str(error)
+            named = text if sample.id in text else f"{sample.id}: {text}"
+            return Loaded(index, (), named)
+        return Loaded(index, tuple(crops))
+
+
+def default_workers() -> int:
+    """Worker processes where none are asked for: one a core, one core left, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(0, min((cores or 1) - 1, 8))
+
+
+def load(
+    dataset: Dataset, view: View, order: Sequence[int], seed: int, workers: int
+) -> Iterator[Loaded]:
+    """Pictures in ``order``, whatever the number of workers (0: in this process)."""
+    options: dict[str, Any] = {}
+    if workers:
+        # Workers touch numpy and PIL only, so a fork after torch has started threads is safe, and
+        # it starts at once where a spawn would import torch again in each of them.
+        context = "fork" if sys.platform == "linux" else None
+        options = {"prefetch_factor": PREFETCH, "multiprocessing_context": context}
+    loader: DataLoader[Loaded] = DataLoader(
+        _Pictures(dataset, view, seed),
+        batch_size=None,
+        sampler=list(order),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        # The loader draws a base seed for its workers: not from the caller's random state.
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise HarnessError(
+            f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
+            f"Fewer (--workers 1) need less, --workers 0 reads in this process"
+        ) from None
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded

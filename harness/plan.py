@@ -1,0 +1,326 @@
+"""What a run would do: its cells, what is done already, what it costs. Loads no weights.
+
+A cell is one (model, data set, task, protocol): one record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from harness import records
+from harness.data.catalog import Catalog
+from harness.data.dataset import Dataset, First, Role
+from harness.documents import unknown
+from harness.errors import BadPicture, HarnessError
+from harness.registry import ModelEntry, Registry, Weights
+from harness.schema import Record
+from harness.task import NotApplicable, Protocol, Task, TokenRequest, find_task
+
+OnBadPicture = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. No data set: each task's own default; no protocol: its first."""
+
+    tasks: Sequence[str]
+    models: Sequence[str]
+    datasets: Sequence[str] = ()
+    protocols: Sequence[str] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    out: Path = Path("results")
+    limit: int | None = None
+    seed: int = 0
+    weights: Weights = "released"
+    device: str = "auto"
+    compiled: bool = False
+    batch_size: int = 8
+    workers: int | None = None
+    on_bad_picture: OnBadPicture = "fail"
+    overwrite: bool = False
+    model_files: Sequence[Path] = ()
+    dataset_files: Sequence[Path] = ()
+    data_root: Path | None = None
+    command: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("--limit", self.limit, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--workers", self.workers, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if value is None:
+                continue
+            if not isinstance(value, int):
+                raise HarnessError(f"{name} {value!r}: a whole number is needed")
+            if value < least:
+                raise HarnessError(f"{name} {value}: at least {least}")
+            if value >= 2**63:
+                raise HarnessError(f"{name} {value}: less than 2**63")
+        for name, chosen, known in (
+            ("weights", self.weights, get_args(Weights)),
+            ("on bad picture", self.on_bad_picture, get_args(OnBadPicture)),
+        ):
+            if chosen not in known:
+                raise HarnessError(f"{name}: {chosen!r} is none of {', '.join(known)}")
+        for name, values in (("--task", self.tasks), ("--model", self.models)):
+            if not values:
+                raise HarnessError(f"{name}: at least one name is needed")
+
+
+@dataclass(frozen=True)
+class OpenedDataset:
+    """A data set with its splits by role, and the fingerprint of each. ``whole`` counts pictures
+    before any limit; ``warnings`` tell where it is not what its entry promises."""
+
+    name: str
+    roles: Mapping[Role, Dataset]
+    fingerprints: Mapping[Role, str]
+    whole: Mapping[Role, int]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Cell:
+    """One record to be: everything that decides it. ``done`` is the record that is there already,
+    ``reason`` why the task makes no sense here."""
+
+    task: Task[Any]
+    protocol: Protocol
+    entry: ModelEntry
+    dataset: OpenedDataset
+    variant: dict[str, Any]
+    path: Path
+    requests: Mapping[Role, TokenRequest] = field(default_factory=dict)
+    reason: str | None = None
+    done: Record | None = None
+    damaged: bool = False
+    checkpoint_sha256: str | None = None
+    weights_digest: str | None = None  # where the plan knows it
+
+    @property
+    def state(self) -> str:
+        if self.reason is not None:
+            return "not applicable"
+        if self.done is not None:
+            return "done"
+        return "damaged, to be run again" if self.damaged else "to do"
+
+    @property
+    def told(self) -> str:
+        """Why the task makes no sense here, in a sentence."""
+        return (
+            f"{self.task.name} on {self.dataset.name} with {self.entry.name}: not applicable: "
+            f"{self.reason}"
+        )
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the pictures of every role that is read."""
+        return {role: self.dataset.fingerprints[role] for role in self.requests}
+
+    @property
+    def passes(self) -> dict[Hashable, int]:
+        """Forward passes (pictures × crops) for each role. Cells whose keys agree share them."""
+        return {
+            (self.entry.name, self.dataset.name, role, request.sharing): (
+                (request.pictures or len(self.dataset.roles[role].samples))
+                * request.view.crops_per_picture
+            )
+            for role, request in self.requests.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """What the evaluation keeps in memory of all pictures."""
+        return sum(
+            request.bytes_per_picture * len(self.dataset.roles[role].samples)
+            for role, request in self.requests.items()
+        )
+
+
+def plan(options: Options) -> list[Cell]:
+    """All cells of a run, in order: by model, then data set, task, protocol.
+
+    Raises ``HarnessError`` for an unknown name, a data set that is not there, a setting that no
+    protocol has, a missing picture (unless they are skipped), or a result that would be replaced
+    by another kind of result.
+    """
+    from harness.backbone.sources import inspect
+    from harness.backbone.weights import file_sha256
+
+    registry = Registry.load(options.model_files)
+    catalog = Catalog.load(options.dataset_files, options.data_root)
+    tasks = [find_task(name) for name in dict.fromkeys(options.tasks)]
+    chosen = {task.name: _protocols(task, tasks, options) for task in tasks}
+    entries = [registry.entry(name) for name in dict.fromkeys(options.models)]
+    wanted = {task.name: list(options.datasets or task.default_datasets) for task in tasks}
+    for task in tasks:
+        if not wanted[task.name]:
+            raise HarnessError(
+                f"task {task.name}: name a --dataset (`harness datasets` lists them)"
+            )
+    names = dict.fromkeys(name for names in wanted.values() for name in names)
+    datasets = {name: _open(catalog, name, options) for name in names}
+    cells: list[Cell] = []
+    for entry in entries:
+        facts, weights_digest = inspect(entry)
+        sha256 = None
+        if entry.checkpoint is not None and options.weights == "released":
+            if not entry.checkpoint.is_file():
+                raise HarnessError(f"model {entry.name!r}: no checkpoint at {entry.checkpoint}")
+            sha256 = file_sha256(entry.checkpoint)
+        for name, dataset in datasets.items():
+            for task in tasks:
+                if name not in wanted[task.name]:
+                    continue
+                for protocol in chosen[task.name]:
+                    cell = _cell(task, protocol, entry, dataset, options)
+                    cell.checkpoint_sha256, cell.weights_digest = sha256, weights_digest
+                    try:
+                        cell.requests = task.requests(facts, dataset.roles, protocol)
+                    except NotApplicable as error:
+                        cell.reason = str(error)
+                    else:
+                        _look_for_result(cell, options)
+                    cells.append(cell)
+    return cells
+
+
+def _protocols(task: Task[Any], tasks: Sequence[Task[Any]], options: Options) -> list[Protocol]:
+    """The protocols of ``task`` among those asked for, with the user's settings applied."""
+    known = {name: owner for owner in tasks for name in owner.protocols}
+    for name in options.protocols:
+        if name not in known:
+            raise unknown("protocol", name, known, f"harness describe {task.name}")
+    named = [name for name in dict.fromkeys(options.protocols) if name in task.protocols]
+    if options.protocols and not named:
+        raise HarnessError(
+            f"task {task.name}: none of its protocols was named (it has "
+            f"{', '.join(task.protocols)})"
+        )
+    protocols = [task.protocols[name] for name in named or list(task.protocols)[:1]]
+    return [p.changed(options.settings) if options.settings else p for p in protocols]
+
+
+def _open(catalog: Catalog, name: str, options: Options) -> OpenedDataset:
+    roles = catalog.open(name)
+    missing = [identity for dataset in roles.values() for identity in dataset.missing()]
+    if missing and options.on_bad_picture == "fail":
+        some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise BadPicture(
+            f"data set {name!r}: {len(missing)} pictures are missing ({some}); `harness doctor "
+            f"{name}` says more, --on-bad-image skip goes on without them"
+        )
+    warnings = tuple(catalog.unexpected(name, roles))
+    whole = {role: len(dataset.samples) for role, dataset in roles.items()}
+    if options.limit is not None:
+        roles = {role: First(dataset, options.limit) for role, dataset in roles.items()}
+    for role, dataset in roles.items():
+        if not dataset.samples:
+            raise HarnessError(f"data set {name!r}: its {role} split holds no pictures")
+    fingerprints = {role: dataset.fingerprint() for role, dataset in roles.items()}
+    return OpenedDataset(name, roles, fingerprints, whole, warnings)
+
+
+def _cell(
+    task: Task[Any],
+    protocol: Protocol,
+    entry: ModelEntry,
+    dataset: OpenedDataset,
+    options: Options,
+) -> Cell:
+    variant: dict[str, Any] = {}
+    original = task.protocols[protocol.name].settings()
+    changed = {k: v for k, v in protocol.settings().items() if v != original[k]}
+    if changed:
+        variant["set"] = changed
+    if options.limit is not None:
+        variant["limit"] = options.limit
+    if options.weights == "random":
+        variant["weights"] = "random"
+    if options.seed:
+        variant["seed"] = options.seed
+    if options.compiled:
+        variant["compiled"] = True  # fused arithmetic rounds otherwise
+    names = dataset.name, task.name, entry.name, protocol.name
+    path = records.record_path(options.out, *names, variant)
+    return Cell(task, protocol, entry, dataset, variant, path)
+
+
+def _look_for_result(cell: Cell, options: Options) -> None:
+    """Set ``done`` if this very cell has been run; refuse to replace another kind of result."""
+    if options.overwrite:
+        return
+    try:
+        record = records.finished(cell.path)
+    except records.DamagedResult:
+        cell.damaged = True
+        return
+    if record is None and options.on_bad_picture == "skip":
+        found = _result_with_bad_pictures(cell)
+        if found is not None:
+            cell.path, record = found
+    if record is None:
+        return
+    differing = [name for name, (ours, theirs) in _identity(cell, record).items() if ours != theirs]
+    if differing:
+        raise HarnessError(
+            f"{cell.path}: holds a result of another {' and another '.join(differing)}; "
+            f"--overwrite replaces it, another --out keeps both"
+        )
+    cell.done = record
+
+
+def _result_with_bad_pictures(cell: Cell) -> tuple[Path, records.Record] | None:
+    """A run that skipped pictures is stored under the name that its bad pictures give it. It is
+    this cell's only while each of them is still bad."""
+    for path in sorted(cell.path.parent.glob(f"{cell.protocol.name}~*.json")):
+        try:
+            record = records.finished(path)
+        except HarnessError:
+            continue
+        if record is None or not record.bad_pictures:
+            continue
+        same = {k: v for k, v in record.variant.items() if k != "skipped"} == cell.variant
+        agree = all(ours == theirs for ours, theirs in _identity(cell, record).values())
+        if same and agree and _still_bad(cell, {bad.id for bad in record.bad_pictures}):
+            return path, record
+    return None
+
+
+def _still_bad(cell: Cell, identities: set[str]) -> bool:
+    for role, request in cell.requests.items():
+        dataset = cell.dataset.roles[role]
+        for index, sample in enumerate(dataset.samples):
+            if sample.id not in identities:
+                continue
+            try:
+                request.view(dataset.picture(index), sample.target, 0, index)
+            except BadPicture:
+                continue
+            return False
+    return True
+
+
+def _identity(cell: Cell, record: Record) -> dict[str, tuple[object, object]]:
+    """What must agree for a stored result to be this cell's: ours and the stored."""
+    return {
+        "protocol": (cell.protocol.hash(), record.protocol.hash),
+        "data set": (cell.fingerprints, record.dataset.fingerprints),
+        "model entry": (cell.entry.digest(), record.model.entry_digest),
+        "checkpoint": (cell.checkpoint_sha256, record.model.checkpoint_sha256),
+        "set of weights": (
+            cell.weights_digest or record.model.weights_digest,
+            record.model.weights_digest,
+        ),
+    }
+
+
+def scored_role(dataset: OpenedDataset) -> Role:
+    """The role whose pictures a result is about: test, else the last there is."""
+    return "test" if "test" in dataset.roles else list(dataset.roles)[-1]

@@ -1,0 +1,270 @@
+"""The store of results.
+
+A result is two files: ``<protocol>.json`` with everything a table needs, and beside it
+``<protocol>.parquet`` with one row a picture, from which intervals and paired tests are computed
+again. The JSON names the parquet's sha256, so a pair that does not belong together is seen.
+
+Both are written whole under other names before either is renamed (`atomic.py`), the parquet first.
+Whoever is killed before the second rename leaves no JSON or one that disowns its parquet: an
+unfinished or a damaged cell, which is run again, and never a wrong number. Both renames happen
+under one lock on the results folder, so that two runs at once leave a pair of one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import ValidationError
+
+from harness.atomic import explained, locked, replace, sweep, temporary, write_through
+from harness.errors import HarnessError
+from harness.schema import (
+    SCHEMA_VERSION,
+    BadPictureFacts,
+    Cost,
+    DatasetFacts,
+    Metric,
+    ModelFacts,
+    PerPicture,
+    ProtocolFacts,
+    Provenance,
+    Record,
+    record_path,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Column = NDArray[Any] | Sequence[str]
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BadPictureFacts",
+    "Cost",
+    "DamagedResult",
+    "DatasetFacts",
+    "Metric",
+    "ModelFacts",
+    "PerPicture",
+    "ProtocolFacts",
+    "Provenance",
+    "Record",
+    "check_writable",
+    "find",
+    "finished",
+    "read",
+    "read_columns",
+    "record_path",
+    "write",
+]
+
+
+class DamagedResult(HarnessError):
+    """A result whose files are broken or do not belong together. Its cell is to be run again."""
+
+
+def write(path: Path, record: Record, columns: Mapping[str, Column]) -> Record:
+    """Store a result and its per-picture ``columns`` (each ``[n]``, the same n, at least one).
+
+    ``path`` as ``record_path`` gives it for this record. Returns the record with ``per_picture``
+    filled in. Raises ``HarnessError`` naming the path where it cannot be written: nothing that was
+    on the disk before is touched then, and no temporary file stays.
+    """
+    out = _results_folder(path)
+    names = (record.dataset.name, record.task, record.model.name, record.protocol.name)
+    if path != record_path(out, *names, record.variant):
+        raise ValueError(f"{path} is not the place of this record")
+    table, rows = _to_parquet(columns)
+    table_path = path.with_suffix(".parquet")
+    per_picture = PerPicture(
+        file=table_path.name,
+        sha256=hashlib.sha256(table).hexdigest(),
+        rows=rows,
+        columns=list(columns),
+    )
+    record = record.model_copy(update={"per_picture": per_picture})
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            sweep(path.parent)
+            replace({table_path: table, path: text.encode() + b"\n"})
+    return record
+
+
+def check_writable(out: Path) -> None:
+    """Find out before a run whether its results can be stored; clear away killed runs' litter.
+
+    Raises ``HarnessError`` naming the folder and the reason.
+    """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            for folder in (out, *(found for found in out.glob("*/*/*") if found.is_dir())):
+                sweep(folder)
+            probe = temporary(out / "probe")
+            try:
+                write_through(probe, b"\0" * 4096)
+            finally:
+                with contextlib.suppress(OSError):
+                    probe.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Record:
+    """The record at ``path``; its table is not looked at.
+
+    Raises ``DamagedResult`` for what is no record, and a plain ``HarnessError`` for a file that is
+    missing, unreadable, or written by a later version of the harness.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise HarnessError(f"{path}: no such result") from None
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        facts = json.loads(data, parse_constant=_refuse, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise DamagedResult(f"{path}: damaged, not strict JSON: {error}") from None
+    version = facts.get("schema_version") if isinstance(facts, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise HarnessError(
+            f"{path}: of schema {version}; this harness reads up to {SCHEMA_VERSION}; upgrade it"
+        )
+    try:
+        return Record.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedResult(f"{path}: damaged, not a record: {where}: {first['msg']}") from None
+
+
+def read_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """The per-picture columns of the record at ``path``, each ``[n]``.
+
+    Raises ``DamagedResult`` where the table is missing or is not the one the record was made of.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    record = read(path)
+    data = _table_bytes(path, record)
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DamagedResult(f"{path.with_suffix('.parquet')}: damaged: {error}") from None
+    return {name: _to_numpy(table.column(name)) for name in table.column_names}
+
+
+def finished(path: Path) -> Record | None:
+    """The record at ``path`` if it is whole; None where the cell has not been run (to its end).
+
+    Raises ``DamagedResult`` where JSON and table are broken or disagree. Whether a whole record is
+    of the very model, data and settings in question is the caller's to compare.
+    """
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return _whole(path)
+    except DamagedResult:
+        # Another run may be between its two renames: look again when none can be.
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # results published read-only have no writer
+                stack.enter_context(locked(_results_folder(path)))
+            return _whole(path)
+
+
+def find(out: Path, damaged: list[HarnessError] | None = None) -> Iterator[tuple[Path, Record]]:
+    """Every whole record under ``out``, in the order of their paths.
+
+    One that is not whole raises; with a list in ``damaged`` its error is put there instead, so
+    that a table can be made of the others and say what it lacks.
+    """
+    for path in sorted(out.glob("*/*/*/*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            record = finished(path)
+        except HarnessError as error:
+            if damaged is None:
+                raise
+            damaged.append(error)
+            continue
+        if record is not None:
+            yield path, record
+
+
+def _results_folder(path: Path) -> Path:
+    return path.parents[3]
+
+
+def _whole(path: Path) -> Record:
+    record = read(path)
+    _table_bytes(path, record)
+    return record
+
+
+def _table_bytes(path: Path, record: Record) -> bytes:
+    table_path = path.with_suffix(".parquet")
+    if record.per_picture is None or record.per_picture.file != table_path.name:
+        raise DamagedResult(f"{path}: damaged: it does not name {table_path.name} as its table")
+    try:
+        data = table_path.read_bytes()
+    except FileNotFoundError:
+        raise DamagedResult(f"{table_path}: missing, though {path.name} names it") from None
+    except OSError as error:
+        raise HarnessError(f"{table_path}: cannot be read: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != record.per_picture.sha256:
+        raise DamagedResult(f"{table_path}: not the table that {path.name} was made of")
+    return data
+
+
+def _to_parquet(columns: Mapping[str, Column]) -> tuple[bytes, int]:
+    """Columns ``[n]`` -> the parquet file's bytes, and n."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.parquet
+
+    arrays = {}
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.ndim != 1 or array.dtype.kind not in "biufU":
+            raise ValueError(f"column {name!r} must be [n] numbers or text: {array.dtype}")
+        text = array.dtype.kind == "U"
+        arrays[name] = pyarrow.array(array.tolist(), pyarrow.string()) if text else array
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"per-picture columns must be of one length, not {sorted(lengths)}")
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
+    return buffer.getvalue(), lengths.pop()
+
+
+def _to_numpy(column: Any) -> NDArray[Any]:
+    import numpy as np
+    import pyarrow
+
+    if pyarrow.types.is_string(column.type):
+        return np.asarray(column.to_pylist(), dtype=np.str_)
+    values: NDArray[Any] = column.to_numpy()
+    return values
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    facts = dict(pairs)
+    if len(facts) != len(pairs):
+        raise ValueError("a key stands twice")
+    return facts

@@ -1,0 +1,199 @@
+"""models.yaml and the user's own files -> validated entries.
+
+An entry is a name and a few facts: where the network comes from, what must be true of it, and how
+it was released. Nothing here imports torch or timm; `backbone/sources.py` turns an entry into a
+module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from harness.documents import Document, canonical_json, name_problem, read_yaml, unknown
+
+SHIPPED = Path(__file__).with_name("models.yaml")
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def _has_text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Weights = Literal["released", "random"]
+"""Whose weights run: the entry's own, or a draw from the seed for smoke runs."""
+
+Text = Annotated[StrictStr, AfterValidator(_has_text)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PositionEmbedding(_Facts):
+    """How a release resamples its absolute position embedding to another grid (bicubic always).
+
+    ``offset`` is added to the target grid's height and width before the scale factor is taken, as
+    DINO and DINOv2 do with 0.1; 0 means that the target size itself is used.
+    """
+
+    antialias: StrictBool
+    offset: Number = Field(ge=0)
+
+
+class InputRule(_Facts):
+    """What a picture becomes before the patch embedding, where that differs from timm's own."""
+
+    mean: tuple[Number, Number, Number] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+
+
+class ModelEntry(_Facts):
+    """One model: a name and the facts that decide what runs, and a few that a reader wants.
+
+    ``registers`` is how many register tokens the loaded model must turn out to have. It defaults
+    to 0 and not to "whatever there is", so that register weights can never run unnoticed under an
+    entry that says nothing of them (dinov2 #505).
+    """
+
+    name: str
+    timm: Text | None = None
+    factory: Text | None = None
+    checkpoint: Path | None = None
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    registers: StrictInt = Field(default=0, ge=0)
+    baseline: Text | None = None
+    position_embedding: PositionEmbedding | None = None
+    input: InputRule | None = None
+    license: Text | None = None
+    paper: Text | None = None
+    note: Text | None = None
+
+    @field_validator("factory")
+    @classmethod
+    def _factory_names_a_function(cls, value: str | None) -> str | None:
+        if value is not None and not _FACTORY.fullmatch(value):
+            raise ValueError(f"{value!r} is not of the form package.module:function")
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _arguments_are_json(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        canonical_json(value)  # refuses NaN and infinity, which no hash could stand for
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.timm is None) == (self.factory is None):
+            raise ValueError("exactly one of `timm:` and `factory:` must be given")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """The facts that decide what runs, as JSON.
+
+        The name, the baseline and the prose are no part of it, nor the folder that the checkpoint
+        lies in: two people who run the same thing from two places get the same digest. A fact that
+        is absent is left out, so that a later version can add one without moving every digest.
+        """
+        facts: dict[str, Any] = {"registers": self.registers}
+        if self.timm is not None:
+            facts["timm"] = self.timm
+        if self.factory is not None:
+            facts["factory"] = self.factory
+        if self.checkpoint is not None:
+            facts["checkpoint"] = self.checkpoint.name
+        if self.arguments:
+            facts["arguments"] = json.loads(canonical_json(self.arguments))
+        if self.position_embedding is not None:
+            facts["position_embedding"] = self.position_embedding.model_dump(mode="json")
+        if self.input is not None:
+            facts["input"] = self.input.model_dump(mode="json", exclude_none=True)
+        return facts
+
+    def digest(self) -> str:
+        """sha256, as 64 hex digits, of the canonical facts."""
+        return hashlib.sha256(canonical_json(self.canonical())).hexdigest()
+
+
+class Registry:
+    """All models known to this run, by name. Raises ``HarnessError`` for one that is not."""
+
+    def __init__(self, entries: Iterable[ModelEntry]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+
+    @classmethod
+    def load(cls, files: Sequence[Path] = ()) -> Registry:
+        """The shipped models.yaml with the user's ``files`` laid over it, in order.
+
+        An entry of a later file replaces one of the same name whole. A ``checkpoint:`` is relative
+        to the file it stands in. Raises ``HarnessError`` naming file and line for anything that is
+        wrong in a file, and for a ``baseline:`` that no file has.
+        """
+        found: dict[str, tuple[Document, ModelEntry]] = {}
+        for file in (SHIPPED, *files):
+            document = read_yaml(file)
+            for name in document.data:
+                found[name] = (document, _entry(document, name))
+        for name, (document, entry) in found.items():
+            if entry.baseline is None:
+                continue
+            if entry.baseline == name:
+                raise document.error((name, "baseline"), "a model is not its own baseline")
+            if entry.baseline not in found:
+                missing = unknown("model", entry.baseline, found, "harness models")
+                raise document.error((name, "baseline"), str(missing))
+        return cls(entry for _, entry in found.values())
+
+    def names(self) -> list[str]:
+        """Every name, in the order of the files."""
+        return list(self._entries)
+
+    def entry(self, name: str) -> ModelEntry:
+        """The entry of that name. Raises ``HarnessError`` with a suggestion where there is none."""
+        if name not in self._entries:
+            raise unknown("model", name, self._entries, "harness models")
+        return self._entries[name]
+
+
+def _entry(document: Document, name: str) -> ModelEntry:
+    problem = name_problem(name)
+    if problem:
+        raise document.error((name,), problem)
+    facts = document.data[name]
+    if not isinstance(facts, dict):
+        raise document.error((name,), "an entry is a mapping, such as {timm: …, registers: 4}")
+    keys = [key for key in ModelEntry.model_fields if key != "name"]
+    if "name" in facts:
+        raise document.error((name, "name"), "unknown key (the entry's own key is its name)")
+    try:
+        entry = ModelEntry.model_validate({"name": name, **facts})
+    except ValidationError as error:
+        raise document.validation_error((name,), error, keys) from None
+    if entry.checkpoint is None:
+        return entry
+    checkpoint = document.path.parent / entry.checkpoint.expanduser()
+    return entry.model_copy(update={"checkpoint": checkpoint})

@@ -1,0 +1,282 @@
+"""plan -> stream -> outcomes -> records. One forward pass serves all who may share it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from harness import provenance, records, schema
+from harness.backbone.arithmetic import exact_float32
+from harness.backbone.sources import load_backbone
+from harness.backbone.vit import Backbone
+from harness.data.dataset import ROLES, Role
+from harness.errors import HarnessError
+from harness.features.extract import Pass, Tally, out_of_memory, stream
+from harness.features.loading import default_workers
+from harness.features.order import Steps, indices
+from harness.plan import Cell, Options, scored_role
+from harness.progress import Progress, Silent
+from harness.registry import Registry
+from harness.stats import bootstrap_mean
+from harness.task import Context, Evaluation, Outcome, TokenRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass
+class _Running:
+    """A cell being scored, and what its passes have cost so far."""
+
+    cell: Cell
+    evaluation: Evaluation
+    started: str = field(default_factory=provenance.utc_now)
+    pictures: int = 0
+    forward_passes: int = 0
+    seconds: float = 0.0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    dtype: str = "fp32"
+
+
+def run(
+    cells: Sequence[Cell], options: Options, progress: Progress | None = None
+) -> Iterator[tuple[Path, schema.Record]]:
+    """Run the cells that are to be done; yield each record as it is written, and set it as the
+    cell's ``done``.
+
+    Cells of one model and data set run side by side on one forward pass. Raises ``HarnessError``
+    when something cannot go on; the records yielded before are on the disk.
+    """
+    progress = progress or Silent()
+    todo = [cell for cell in cells if cell.reason is None and cell.done is None]
+    if not todo:
+        return
+    records.check_writable(options.out)
+    registry = Registry.load(options.model_files)
+    backbone: Backbone | None = None
+    for entry, of_model in groupby(todo, key=lambda cell: cell.entry):
+        backbone = None  # let go of the last model before the next is loaded
+        backbone = load_backbone(
+            entry,
+            options.device,
+            options.weights,
+            options.seed,
+            options.compiled,
+            registry,
+        )
+        for _, group in groupby(of_model, key=lambda cell: cell.dataset.name):
+            yield from _run_group(backbone, list(group), options, progress)
+
+
+def _run_group(
+    backbone: Backbone, cells: list[Cell], options: Options, progress: Progress
+) -> Iterator[tuple[Path, schema.Record]]:
+    dataset = cells[0].dataset
+    running = [
+        _Running(
+            cell,
+            cell.task.start(
+                Context(backbone.architecture, dataset.roles, cell.protocol, options.seed)
+            ),
+        )
+        for cell in cells
+    ]
+    if backbone.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(backbone.device)
+    with exact_float32():
+        for role in ROLES:
+            listeners = [one for one in running if role in one.cell.requests]
+            for sharing in _that_share(listeners, role):
+                _pass(backbone, role, sharing, options, progress)
+            for one in listeners:
+                one.evaluation.end(role)
+        failures = []
+        for one in running:
+            began = time.perf_counter()
+            try:
+                outcome = one.evaluation.finish()
+            except HarnessError as error:  # its neighbours' pass is not to be lost with it
+                failures.append(str(error))
+                continue
+            one.seconds += time.perf_counter() - began
+            one.cell.path, one.cell.done = _store(backbone, one, outcome, options)
+            yield one.cell.path, one.cell.done
+    if failures:
+        raise HarnessError("; ".join(failures))
+
+
+def _that_share(listeners: list[_Running], role: Role) -> list[list[_Running]]:
+    """Listeners brought together where one pass can serve them."""
+    groups: dict[tuple[object, ...], list[_Running]] = {}
+    for one in listeners:
+        groups.setdefault(one.cell.requests[role].sharing, []).append(one)
+    return list(groups.values())
+
+
+def _pass(
+    backbone: Backbone,
+    role: Role,
+    listeners: list[_Running],
+    options: Options,
+    progress: Progress,
+) -> None:
+    """One pass over the pictures of a role, for all ``listeners``."""
+    requests: list[TokenRequest] = [one.cell.requests[role] for one in listeners]
+    dataset = listeners[0].cell.dataset.roles[role]
+    first = requests[0]
+    wanted = Pass(
+        view=first.view,
+        reads=frozenset().union(*(request.reads for request in requests)),
+        attention=frozenset().union(*(request.attention for request in requests)),
+        pixels=any(request.pixels for request in requests),
+        precision=first.precision,
+    )
+    order = indices(first, len(dataset.samples), options.seed)
+    tally = Tally(options.batch_size)
+    steps = [Steps(request.step_size) for request in requests]
+    names = ", ".join(dict.fromkeys(one.cell.protocol.name for one in listeners))
+    progress.start(f"{backbone.name} · {listeners[0].cell.dataset.name} · {names}", len(order))
+    began = time.perf_counter()
+    batches = stream(
+        backbone,
+        dataset,
+        wanted,
+        order,
+        tally,
+        options.seed,
+        default_workers() if options.workers is None else options.workers,
+        options.on_bad_picture == "skip",
+        progress.advance,
+    )
+    try:
+        for batch in batches:
+            for one, dealt in zip(listeners, steps, strict=True):
+                for part in dealt.add(batch):
+                    one.evaluation.update(role, part)
+            while tally.notices:
+                progress.note(tally.notices.pop(0))
+        for one, dealt in zip(listeners, steps, strict=True):
+            for part in dealt.rest():
+                one.evaluation.update(role, part)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise HarnessError(
+            f"out of memory on {backbone.device} while {names} scored a picture: a smaller "
+            f"--batch-size, another --device, or a smaller max_patches with --on-bad-image skip"
+        ) from None
+    seconds = time.perf_counter() - began
+    for one in listeners:
+        one.pictures += tally.pictures
+        one.forward_passes += tally.forward_passes
+        one.seconds += seconds
+        one.bad += tally.bad
+        one.dtype = backbone.precision(first.precision)
+
+
+def _store(
+    backbone: Backbone, one: _Running, outcome: Outcome, options: Options
+) -> tuple[Path, schema.Record]:
+    cell = one.cell
+    role = scored_role(cell.dataset)
+    fingerprint = cell.dataset.fingerprints[role]
+    bad = sorted(set(one.bad))
+    variant = dict(cell.variant)
+    if bad:
+        variant["skipped"] = [identity for identity, _ in bad]
+    names = cell.dataset.name, cell.task.name, cell.entry.name, cell.protocol.name
+    path = records.record_path(options.out, *names, variant)
+    kind: Literal["released", "checkpoint", "random"] = options.weights
+    if cell.checkpoint_sha256 is not None:
+        kind = "checkpoint"
+    record = schema.Record(
+        task=cell.task.name,
+        model=schema.ModelFacts(
+            name=cell.entry.name,
+            entry=cell.entry.canonical(),
+            entry_digest=cell.entry.digest(),
+            checkpoint_sha256=cell.checkpoint_sha256,
+            weights=kind,
+            weights_digest=backbone.weights_digest,
+            registers=backbone.architecture.layout.registers,
+        ),
+        protocol=schema.ProtocolFacts(
+            name=cell.protocol.name,
+            version=cell.protocol.version,
+            hash=cell.protocol.hash(),
+            settings=cell.protocol.settings(),
+            resolved={**_input_facts(backbone), **outcome.resolved},
+        ),
+        dataset=schema.DatasetFacts(
+            name=cell.dataset.name,
+            split=cell.dataset.roles[role].split,
+            fingerprint=fingerprint,
+            fingerprints=cell.fingerprints,
+            pictures=cell.dataset.whole[role],
+        ),
+        metrics=_metrics(outcome, fingerprint),
+        selected_on=outcome.selected_on,
+        counts=dict(outcome.counts),
+        details=dict(outcome.details),
+        bad_pictures=[schema.BadPictureFacts(id=i, reason=reason) for i, reason in bad],
+        cost=schema.Cost(
+            pictures=one.pictures,
+            forward_passes=one.forward_passes,
+            seconds=round(one.seconds, 3),
+            images_per_second=round(one.pictures / one.seconds, 3) if one.seconds else 0.0,
+            peak_memory_bytes=peak_memory(backbone.device),
+            device=device_name(backbone.device),
+            dtype=one.dtype,
+        ),
+        provenance=provenance.collect(options.seed, one.started, command=options.command),
+        limit=options.limit,
+        variant=variant,
+    )
+    try:
+        return path, records.write(path, record, outcome.columns)
+    except HarnessError as error:
+        scores = ", ".join(f"{name} {m.value:.2f} {m.unit}" for name, m in record.metrics.items())
+        raise HarnessError(f"{error} Not stored: {cell.entry.name}: {scores}") from None
+
+
+def _input_facts(backbone: Backbone) -> dict[str, Any]:
+    facts = backbone.architecture
+    return {"mean": list(facts.mean), "std": list(facts.std), "patch": facts.patch}
+
+
+def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
+    """Means over pictures with their bootstrap intervals, drawn the same for one fingerprint."""
+    metrics = {}
+    for name, spec in outcome.metrics.items():
+        values = np.asarray(outcome.columns[spec.column], dtype=np.float64) * spec.scale
+        interval = bootstrap_mean(values, seed=int(fingerprint[:8], 16))
+        metrics[name] = schema.Metric(
+            value=float(values.mean()),
+            low=float(interval.low),
+            high=float(interval.high),
+            unit=spec.unit,
+            higher_is_better=spec.higher_is_better,
+        )
+    return metrics
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator since the pass began, or of this whole process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,292 @@
+"""The contract between the harness and a task: what it asks for, how it folds tokens into scores.
+
+A task is found through the entry-point group ``harness.tasks``. It says what it needs
+(``requests``), is started once a (model, data set, protocol), is fed batches role by role, and
+gives an ``Outcome`` with one value per picture, so that intervals and paired tests can be computed
+later without running anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.data.dataset import Dataset, Role, Target
+from harness.data.views import Geometry, View
+from harness.documents import unknown
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from harness.backbone.architecture import Architecture
+    from harness.backbone.layout import Facet, Tokens
+    from harness.backbone.vit import Layer, Precision, Read
+
+
+class NotApplicable(Exception):
+    """A task makes no sense for this model or data set; the reason is listed in tables."""
+
+
+class Protocol(BaseModel):
+    """Every setting that can move a task's number: typed, frozen, named, versioned, hashed.
+
+    A change of scoring needs a new ``version``: major when old numbers no longer compare.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    version: str
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as JSON would hold them; -0.0 is 0.0, which it equals."""
+        text = json.dumps(self.model_dump(mode="json"))
+        settings: dict[str, Any] = json.loads(text, parse_float=lambda digits: float(digits) + 0.0)
+        return settings
+
+    def hash(self) -> str:
+        """sha256 of the canonical JSON of all fields: equal if and only if scores compare."""
+        text = json.dumps(self.settings(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def changed(self, settings: Mapping[str, object]) -> Self:
+        """This protocol with some fields set (``--set``). Raises ``HarnessError`` on a bad one."""
+        fields = type(self).model_fields.keys() - {"name", "version"}
+        for key in settings:
+            if key not in fields:
+                raise unknown("setting", key, fields, f"harness describe {self.name}")
+        merged = {**self.model_dump(), **settings}
+        try:
+            return type(self).model_validate(merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = first["msg"].removeprefix("Value error, ")
+            if first["loc"]:
+                where = ".".join(str(part) for part in first["loc"])
+                what = f"{where}: {what} (given: {first['input']!r})"
+            raise HarnessError(f"protocol {self.name}: {what}") from None
+
+
+LayerRule = Literal["all", "last", "last:4", "quarters"] | tuple["Layer", ...]
+
+
+def resolve_layers(rule: LayerRule, depth: int) -> tuple[Layer, ...]:
+    """A rule, or layers counted from either end -> block indices from 0, and ``embedding``.
+
+    ``quarters`` are DINOv2's lin. 4 layers (paper, section 7.4): the blocks that end each quarter
+    of the depth, but with 24 blocks the published 5, 12, 18, 24. Raises ``NotApplicable`` for a
+    layer that the model does not have.
+    """
+    if rule == "all":
+        return tuple(range(depth))
+    if rule == "last":
+        return (depth - 1,)
+    if rule == "last:4":
+        rule = (-4, -3, -2, -1)
+    if rule == "quarters":
+        if depth < 4:
+            raise NotApplicable(f"quarters of a model with {depth} blocks")
+        if depth == 24:
+            return 4, 11, 17, 23
+        return tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    resolved: list[Layer] = []
+    for layer in rule:
+        if layer == "embedding":
+            resolved.append(layer)
+        elif isinstance(layer, int) and -depth <= layer < depth:
+            resolved.append(layer % depth)
+        else:
+            raise NotApplicable(f"layer {layer} of a model with {depth} blocks")
+    return tuple(resolved)
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """What a task wants read of every picture of one role, and how it wants to be fed.
+
+    ``layers`` × ``facets`` are read in one pass; ``norm`` applies the final norm to tokens.
+    ``attention`` are layers whose class- and register-token attention rows are wanted.
+    ``order`` is ``once`` (each picture once, in the data set's order, except that pictures of one
+    grid may be brought together) or ``shuffled`` (``steps`` updates of ``step_size`` pictures, in
+    epochs shuffled by the seed). With a ``step_size`` every update but the last has exactly that
+    many pictures, in order, whatever the forward batch: the view must then give one size.
+    ``bytes_per_picture`` is what the fold keeps of each, for the plan.
+    """
+
+    view: View
+    layers: tuple[Layer, ...]
+    facets: tuple[Facet, ...] = ("token",)
+    norm: bool = False
+    attention: tuple[int, ...] = ()
+    pixels: bool = False
+    precision: Precision = "fp32"
+    order: Literal["once", "shuffled"] = "once"
+    steps: int | None = None
+    step_size: int | None = None
+    bytes_per_picture: int = 0
+
+    def __post_init__(self) -> None:
+        if self.order == "shuffled" and not (self.steps and self.step_size):
+            raise ValueError("a shuffled request needs steps and step_size")
+        if self.order == "once" and self.steps is not None:
+            raise ValueError("steps belong to a shuffled request")
+
+    @property
+    def pictures(self) -> int | None:
+        """How many pictures a shuffled request reads; None where it is each once."""
+        return None if self.steps is None or self.step_size is None else self.steps * self.step_size
+
+    @property
+    def sharing(self) -> tuple[object, ...]:
+        """Requests in which this agrees are served by one forward pass."""
+        return self.view, self.precision, self.order, self.pictures
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        from harness.backbone.vit import Read
+
+        return frozenset(
+            Read(layer, facet, self.norm and facet == "token")
+            for layer in self.layers
+            for facet in self.facets
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What ``update`` is given: rows are crops, all of one patch grid.
+
+    ``tokens[Read(layer, facet, norm)]`` and ``attention[layer] [B, heads, C+R, H, W]`` live on the
+    backbone's device. ``ids`` and ``targets`` are per picture; ``sample[row]`` says which picture a
+    row is of; ``geometry`` is per row. ``pixels [B, 3, H, W]`` are normalised, given if asked for.
+    """
+
+    tokens: Mapping[Read, Tokens]
+    attention: Mapping[int, torch.Tensor]
+    ids: tuple[str, ...]
+    targets: tuple[Target, ...]
+    sample: tuple[int, ...]
+    geometry: tuple[Geometry, ...]
+    pixels: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric that is the mean over pictures of one column of an outcome, times ``scale``."""
+
+    column: str
+    unit: str
+    higher_is_better: bool
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found: columns with one entry per scored picture, and their metrics.
+
+    ``columns`` always holds ``image_id``. ``selected_on`` says on what hyper-parameters were
+    chosen, if any were; ``details`` is JSON-able and goes into the record as it is.
+    """
+
+    columns: Mapping[str, Sequence[str] | NDArray[np.generic]]
+    metrics: Mapping[str, MetricSpec]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    selected_on: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+P = TypeVar("P", bound=Protocol)
+
+
+@dataclass(frozen=True)
+class Context(Generic[P]):
+    """What an evaluation may know when it starts."""
+
+    architecture: Architecture
+    datasets: Mapping[Role, Dataset]
+    protocol: P
+    seed: int
+
+
+class Evaluation(ABC):
+    """One (model, data set, protocol) being scored: a fold over batches.
+
+    ``state`` is picklable; ``load(state())`` continues where it was. ``merge`` adds what another
+    evaluation of other pictures of the same roles saw, where ``mergeable``.
+    """
+
+    mergeable: ClassVar[bool] = True
+
+    @abstractmethod
+    def update(self, role: Role, batch: Batch) -> None: ...
+
+    def end(self, role: Role) -> None:
+        """All pictures of ``role`` were seen: the place to fit a head or choose a setting."""
+        return None
+
+    @abstractmethod
+    def finish(self) -> Outcome: ...
+
+    @abstractmethod
+    def state(self) -> object: ...
+
+    @abstractmethod
+    def load(self, state: Any) -> None: ...
+
+    @abstractmethod
+    def merge(self, other: Self) -> None: ...
+
+
+class Task(ABC, Generic[P]):
+    """A named way of judging frozen features. ``protocols`` maps names; the first is the default.
+
+    ``default_datasets`` are run where none is named.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    protocols: Mapping[str, P]
+    default_datasets: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def requests(
+        self, architecture: Architecture, datasets: Mapping[Role, Dataset], protocol: P
+    ) -> dict[Role, TokenRequest]:
+        """What is to be read for each role. Raises ``NotApplicable`` with a reason."""
+
+    @abstractmethod
+    def start(self, context: Context[P]) -> Evaluation: ...
+
+
+@cache
+def task_names() -> tuple[str, ...]:
+    return tuple(sorted(point.name for point in entry_points(group="harness.tasks")))
+
+
+def find_task(name: str) -> Task[Any]:
+    """The task of that name, ours or a stranger's. Raises ``HarnessError`` with a suggestion."""
+    points = {point.name: point for point in entry_points(group="harness.tasks")}
+    if name not in points:
+        raise unknown("task", name, points, "harness tasks")
+    try:
+        task = points[name].load()
+    except Exception as error:  # a stranger's package may fail in any way
+        raise HarnessError(
+            f"task {name!r} ({points[name].value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(task, Task):
+        raise HarnessError(f"task {name!r} ({points[name].value}) is no harness.task.Task")
+    return task

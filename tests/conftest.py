@@ -1,0 +1,35 @@
+"""What all tests share: the material beside the repository, which is not part of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import models_file
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+def _folder(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"needs {path}, which is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures with labels (``../shared/data``)."""
+    return _folder("data")
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """What others' code computed (``../shared/reference``)."""
+    return _folder("reference")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry file with the tiny DINOv2s ``tiny`` and ``tiny-reg4``, weights and all."""
+    return models_file(tmp_path_factory.mktemp("models"))

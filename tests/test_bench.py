@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+
+def test_extract_tells_both_rates_and_their_ratio(
+    tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "extract", "--model", "tiny", "--dataset", "generated", "--limit", "4"]
+    assert main([*command, "--models", str(tiny_models), "--workers", "0", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["pictures"] == 4
+    pipeline, bare = (facts[f"{w}_images_per_second"] for w in ("pipeline", "bare_forward"))
+    assert facts["pipeline_over_bare"] == pytest.approx(pipeline / bare, rel=0.01)
+
+
+def test_lost_is_measured_against_its_gram_matrix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "lost", "--device", "cpu", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["patches"], facts["channels"], facts["repeats"]) == (1369, 1024, 20)
+    ratio = facts["lost_ms"] / facts["gram_ms"]
+    assert facts["lost_over_gram"] == pytest.approx(ratio, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--limit", "0"], "--limit 0: at least 1"),
+        (["--batch-size", "0"], "--batch-size 0: at least 1"),
+        (["--workers", "-1"], "--workers -1: at least 0"),
+        (["--device", "tpu"], "--device tpu: one of"),
+    ],
+)
+def test_wrong_use_is_exit_status_2_and_one_message(
+    arguments: list[str],
+    complaint: str,
+    tiny_models: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["bench", "extract", "--model", "tiny", "--dataset", "generated"]
+    assert main([*command, "--models", str(tiny_models), *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_extract_needs_a_model_and_a_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "extract"]) == 2
+    assert "name a --model and a --dataset" in capsys.readouterr().err
