@@ -523,7 +523,12 @@ def test_first_hides_what_lies_beyond_it() -> None:
 def test_memory_does_not_grow_with_the_number_of_pictures(
     shared_data: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
-    """The 200 raccoons, and each of them linked ten times under new ids."""
+    """The 200 raccoons, and each of them linked ten times under new ids.
+
+    glibc keeps freed blocks of many sizes for reuse, which wobbles by 300 MB; told to give large
+    blocks back at once, the peak is what the harness holds, to a percent.
+    """
+    frugal = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
     original = shared_data / "raccoon" / "VOCdevkit" / "VOC2007"
     names = (original / "ImageSets/Main/trainval.txt").read_text().split()
     peaks = []
@@ -546,11 +551,11 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
             "run", "--task", "lost", "--model", "tiny-reg4", "--dataset", "raccoons", "--models",
             str(tiny_models), "--datasets", str(file), "--out", str(out), "--device", "cpu",
         ]  # fmt: skip
-        subprocess.run([*MAIN, *arguments], check=True, capture_output=True, timeout=900)
+        subprocess.run([*MAIN, *arguments], check=True, capture_output=True, timeout=900, env=frugal)
         record = read(record_path(out, "raccoons", "lost", "tiny-reg4", "lost"))
         assert record.cost.pictures == 200 * copies
         peaks.append(record.cost.peak_memory_bytes)
-    assert peaks[1] <= 1.05 * peaks[0], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
+    assert peaks[1] <= 1.03 * peaks[0], [f"{peak / 2**20:.0f} MiB" for peak in peaks]
 
 
 @pytest.mark.parametrize(
