@@ -551,7 +551,9 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
             "run", "--task", "lost", "--model", "tiny-reg4", "--dataset", "raccoons", "--models",
             str(tiny_models), "--datasets", str(file), "--out", str(out), "--device", "cpu",
         ]  # fmt: skip
-        subprocess.run([*MAIN, *arguments], check=True, capture_output=True, timeout=900, env=frugal)
+        subprocess.run(
+            [*MAIN, *arguments], check=True, capture_output=True, timeout=900, env=frugal
+        )
         record = read(record_path(out, "raccoons", "lost", "tiny-reg4", "lost"))
         assert record.cost.pictures == 200 * copies
         peaks.append(record.cost.peak_memory_bytes)
