@@ -56,6 +56,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """What is known of every pixel of one picture, at its stored size ``[H, W]``. What a data set
+    lacks is None."""
+
+    semantic: NDArray[np.uint8] | None = None
+    """The place of the pixel's class in ``Dataset.semantic_classes``."""
+    instances: NDArray[np.uint8] | None = None
+    """0 where there is no object; else the number of the object, from 1."""
+    depth: NDArray[np.float32] | None = None
+    """Metres along the camera's axis."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One picture: a unique ``id``, its stored ``(width, height)``, its labels.
 
@@ -73,13 +86,15 @@ class Dataset:
     """One split of a data set: ``samples`` in a fixed order, and their pictures.
 
     Subclasses are readers. They are pickled to worker processes, so they hold plain data only.
-    ``classes`` are the names that ``Target.label`` indexes, empty where there are none.
+    ``classes`` are the names that ``Target.label`` indexes, ``semantic_classes`` those of
+    ``Dense.semantic``; each is empty where there are none.
     """
 
     name: str
     split: str
     samples: Sequence[Sample]
     classes: tuple[str, ...] = ()
+    semantic_classes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of picture ``index``. Raises ``BadPicture``."""
@@ -88,6 +103,10 @@ class Dataset:
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Picture ``index`` as stored, ``[height, width, 3]`` RGB. Raises ``BadPicture``."""
         return decode(self.read(index), self.where(index))
+
+    def dense(self, index: int) -> Dense:
+        """What is known of every pixel of picture ``index``; read apart, because it is large."""
+        return Dense()
 
     def where(self, index: int) -> str:
         """What an error about picture ``index`` calls it: its file where it has one."""
@@ -120,6 +139,7 @@ class First(Dataset):
         self.name = whole.name
         self.split = whole.split
         self.classes = whole.classes
+        self.semantic_classes = whole.semantic_classes
         self.samples = whole.samples[:count]
         self._whole = whole
 
@@ -128,6 +148,9 @@ class First(Dataset):
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return self._whole.picture(index)
+
+    def dense(self, index: int) -> Dense:
+        return self._whole.dense(index)
 
     def where(self, index: int) -> str:
         return self._whole.where(index)

@@ -23,6 +23,7 @@ from harness.data.folder import read_folder
 from harness.data.generated import COUNT, GeneratedDataset
 from harness.data.voc import image_set, read_voc
 from harness.errors import HarnessError
+from harness.nano.scenes import MOST, ScenesDataset
 
 
 def _relative(text: str) -> str:
@@ -40,6 +41,7 @@ def _web(url: str) -> str:
 
 Relative = Annotated[str, AfterValidator(_relative)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+_Side = Annotated[int, Field(ge=16, le=2048)]
 Md5 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 
 
@@ -199,10 +201,28 @@ class GeneratedEntry(_Entry):
         return {"test": GeneratedDataset(name, self.count)}
 
 
-Entry = VOCEntry | COCOEntry | FolderEntry | GeneratedEntry
+class ScenesEntry(_Entry):
+    """Painted scenes with class, boxes, masks and depth; no files, so no root. ``count`` says how
+    many of each role, ``size`` the side of a picture in pixels, or width and height."""
+
+    format: Literal["scenes"]
+    root: None = None
+    count: dict[Role, Annotated[int, Field(ge=1, le=MOST)]] = Field(min_length=1)
+    size: _Side | tuple[_Side, _Side] = 128
+
+    def needs(self, root: Path) -> list[Path]:
+        return []
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return {role: ScenesDataset(name, role, n, size) for role, n in self.count.items()}
+
+
+Entry = VOCEntry | COCOEntry | FolderEntry | GeneratedEntry | ScenesEntry
 FORMATS: Mapping[str, type[Entry]] = {
     "coco": COCOEntry,
     "folder": FolderEntry,
     "generated": GeneratedEntry,
+    "scenes": ScenesEntry,
     "voc": VOCEntry,
 }

@@ -152,17 +152,17 @@ def _texture(shape: _Shape, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArr
 
 def _noise(index: int, height: int, width: int) -> NDArray[np.int64]:
     count = height * width * 3
-    values = _mix(np.arange(count, dtype=np.uint64) + np.uint64((index + 1) << 32))
+    values = mix(np.arange(count, dtype=np.uint64) + np.uint64((index + 1) << 32))
     levels = (values >> np.uint64(40)) % np.uint64(2 * _NOISE + 1)
     return levels.astype(np.int64).reshape(height, width, 3) - _NOISE
 
 
 def _draw(index: int, key: int) -> int:
     """A number from 0 to 2^31 - 1 that depends on nothing but the two."""
-    return int(_mix(np.array([index * 1_000_003 + key], dtype=np.uint64))[0] >> np.uint64(33))
+    return int(mix(np.array([index * 1_000_003 + key], dtype=np.uint64))[0] >> np.uint64(33))
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scatter whole numbers over 64 bits: the finaliser of SplitMix64 (Steele et al., 2014)."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,0 +1,149 @@
+"""The data set ``scenes``: painted pictures with class, boxes, masks and depth known exactly.
+
+No files: picture ``i`` of a split is painted when it is asked for, the same pixels on every
+machine. A split is a run of one endless series of scenes, so that splits never share a picture and
+a smaller one is the beginning of a larger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.data.dataset import Boxes, Dataset, Dense, Role, Sample, Target
+from harness.nano.kinds import KINDS
+from harness.nano.layouts import CLASSES, Scene, describe
+from harness.nano.render import Rendered, masks, render
+
+VERSION = 1
+"""Another number where the painter gives other pixels or labels: it is part of the fingerprint."""
+SEED = 20230928
+STARTS: dict[Role, int] = {"train": 0, "select": 1_000_000, "test": 2_000_000}
+MOST = 1_000_000
+"""Pictures in a split, at most: where the next split begins."""
+SEMANTIC_CLASSES = ("background", *KINDS)
+DIFFICULT = 500
+"""An object of which less than 1/500 of the picture is to be seen is marked difficult."""
+
+
+class ScenesDataset(Dataset):
+    """The first ``count`` scenes of the split of ``role``, ``size`` = (width, height) in pixels.
+
+    ``semantic_classes`` are the names that the values of ``Dense.semantic`` index.
+    """
+
+    def __init__(self, name: str, role: Role, count: int, size: tuple[int, int]) -> None:
+        self.name = name
+        self.split = {"train": "train", "select": "val", "test": "test"}[role]
+        self.classes = CLASSES
+        self.semantic_classes = SEMANTIC_CLASSES
+        self.samples = _Samples(role, range(count), size)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        return self._rendered(index).picture
+
+    def read(self, index: int) -> bytes:
+        """Picture ``index`` as PNG: its pixels are the same everywhere, its bytes may not be."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.picture(index)).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def dense(self, index: int) -> Dense:
+        scene, rendered = self._scene(index), self._rendered(index)
+        labels = [0, *(SEMANTIC_CLASSES.index(thing.kind) for thing in scene.things)]
+        return Dense(
+            semantic=np.array(labels, dtype=np.uint8)[rendered.instances],
+            instances=rendered.instances,
+            depth=rendered.depth,
+        )
+
+    def fingerprint(self) -> str:
+        """Of what decides every label: the base class's would paint every picture to learn them."""
+        samples = self.samples
+        line = [VERSION, SEED, samples.role, list(samples.numbers), list(samples.size)]
+        return hashlib.sha256(json.dumps(["scenes", *line]).encode()).hexdigest()
+
+    def _scene(self, index: int) -> Scene:
+        return _scene(self.samples.series(index))
+
+    def _rendered(self, index: int) -> Rendered:
+        return _rendered(self.samples.series(index), self.samples.size)
+
+
+class _Samples(Sequence[Sample]):
+    """Samples made when asked for: their boxes are known only once the masks are painted."""
+
+    def __init__(self, role: Role, numbers: range, size: tuple[int, int]) -> None:
+        self.role, self.numbers, self.size = role, numbers, size
+
+    def series(self, index: int) -> int:
+        """The place of a picture in the endless series of scenes."""
+        return STARTS[self.role] + self.numbers[index]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Samples: ...
+    def __getitem__(self, index: int | slice) -> Sample | _Samples:
+        if isinstance(index, slice):
+            return _Samples(self.role, self.numbers[index], self.size)
+        split = {"train": "train", "select": "val", "test": "test"}[self.role]
+        identity = f"{split}-{self.numbers[index]:06d}"
+        return Sample(identity, self.size, _target(self.series(index), self.size))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+
+@lru_cache(maxsize=64)
+def _scene(number: int) -> Scene:
+    return describe(SEED, number)
+
+
+@lru_cache(maxsize=16)
+def _rendered(number: int, size: tuple[int, int]) -> Rendered:
+    """Kept for a moment: a picture, its boxes and its masks are asked for one after the other."""
+    rendered = render(_scene(number), *size)
+    for array in (rendered.picture, rendered.instances, rendered.depth):
+        array.setflags(write=False)
+    return rendered
+
+
+@lru_cache(maxsize=4096)
+def _target(number: int, size: tuple[int, int]) -> Target:
+    scene = _scene(number)
+    return Target(boxes=_boxes(scene, masks(scene, *size)), label=scene.label)
+
+
+def _boxes(scene: Scene, instances: NDArray[np.uint8]) -> Boxes:
+    """The tight bounds of what is to be seen of each object; one that is hidden has none."""
+    height, width = instances.shape
+    xyxy, kinds, difficult, truncated = [], [], [], []
+    for number, thing in enumerate(scene.things, start=1):
+        seen = instances == number
+        rows, columns = np.nonzero(seen.any(axis=1))[0], np.nonzero(seen.any(axis=0))[0]
+        if not len(rows):
+            continue
+        x0, y0, x1, y1 = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        xyxy.append((x0, y0, x1, y1))
+        kinds.append(thing.kind)
+        difficult.append(int(np.count_nonzero(seen)) * DIFFICULT < width * height)
+        truncated.append(x0 == 0 or y0 == 0 or x1 == width or y1 == height)
+    return Boxes(
+        xyxy=np.array(xyxy, dtype=np.float64).reshape(-1, 4),
+        classes=tuple(kinds),
+        crowd=np.zeros(len(kinds), dtype=np.bool_),
+        difficult=np.array(difficult, dtype=np.bool_),
+        truncated=np.array(truncated, dtype=np.bool_),
+    )
