@@ -85,8 +85,12 @@ class _Canvas:
         x = (np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)) * step
         y = (np.float32((height - 1) / 2) - np.arange(height, dtype=np.float32)) * step
         forward, right, up = scene.forward, scene.right, scene.up
-        self.ray = tuple(
-            x[None, :] * right[axis] + (y[:, None] * up[axis] + forward[axis]) for axis in range(3)
+        # Any: numpy's stubs take float32 times a Python float for float64, which it is not.
+        across, down = x[None, :], y[:, None]
+        self.ray: tuple[Any, Any, Any] = (
+            across * right[0] + (down * up[0] + forward[0]),
+            across * right[1] + (down * up[1] + forward[1]),
+            across * right[2] + (down * up[2] + forward[2]),
         )
         self.pieces = [
             _Piece(number, part, each.solid, thing.place, thing.turn)
@@ -134,7 +138,8 @@ class _Canvas:
             window = self._window(piece.corners())
             if window is None:
                 continue
-            ray = piece.into((*eye, *(axis[window] for axis in self.ray)))
+            dx, dy, dz = (axis[window] for axis in self.ray)
+            ray = piece.into((*eye, dx, dy, dz))
             t = piece.solid.hit(ray)
             nearer = t < self.depth[window]
             np.copyto(self.depth[window], t, where=nearer)
@@ -164,7 +169,7 @@ class _Canvas:
         scene = self.scene
         with np.errstate(all="ignore"):
             picture, lit = self._paint_surround()
-            at = tuple(scene.eye[a] + self.depth * self.ray[a] for a in range(3))
+            at = [scene.eye[axis] + self.depth * self.ray[axis] for axis in range(3)]
             for number, piece in enumerate(self.pieces, start=1):
                 window = self._window(piece.corners())
                 if window is None:
@@ -184,11 +189,12 @@ class _Canvas:
         painted: NDArray[np.uint8] = np.clip(picture + np.float32(0.5), 0, 255).astype(np.uint8)
         return painted
 
-    def _paint_piece(self, piece: _Piece, at: Sequence[Array]) -> tuple[Array, Array]:
+    def _paint_piece(self, piece: _Piece, at: Sequence[Any]) -> tuple[Array, Array]:
         """Colour ``[n, 3]`` and light ``[n]`` of points of a piece's surface."""
         thing = self.scene.things[piece.thing]
         light = self.scene.light
-        x, y, z, lx, ly, lz = piece.into((*at, *light))
+        ax, ay, az = at
+        x, y, z, lx, ly, lz = piece.into((ax, ay, az, *light))
         nx, ny, nz = piece.solid.normal(x, y, z)
         shine = np.maximum(nx * lx + ny * ly + nz * lz, 0)
         part = thing.shape[piece.part]
@@ -239,7 +245,7 @@ class _Canvas:
         away = np.minimum(np.where(dy < 0, -scene.eye[1] / dy, np.float32(FAR)), np.float32(FAR))
         x, z = scene.eye[0] + away * dx, scene.eye[2] + away * dz
         if scene.ground == "tiles":
-            share = ((np.floor(x * 2) + np.floor(z * 2)) % 2) * np.float32(0.35)
+            share: Any = ((np.floor(x * 2) + np.floor(z * 2)) % 2) * np.float32(0.35)
         elif scene.ground == "boards":
             share = (np.floor(x * 4) % 2) * np.float32(0.25)
         elif scene.ground == "rows":
@@ -256,7 +262,7 @@ class _Canvas:
             share = np.zeros_like(x)
         return _between(first, second, share.astype(np.float32))
 
-    def _shadows(self, at: Sequence[Array]) -> Array:
+    def _shadows(self, at: Sequence[Any]) -> Array:
         """1 where the light arrives, ``_SHADE`` where a piece is in its way."""
         light = self.scene.light
         lit = np.ones((self.height, self.width), dtype=np.float32)
@@ -272,8 +278,8 @@ class _Canvas:
             window = self._window(corners + fallen)
             if window is None:
                 continue
-            start = tuple(at[a][window] + light[a] * _SURFACE for a in range(3))
-            t = piece.solid.hit(piece.into((*start, *light)))
+            ax, ay, az = (at[axis][window] + light[axis] * _SURFACE for axis in range(3))
+            t = piece.solid.hit(piece.into((ax, ay, az, *light)))
             own = self.piece[window] > 0
             own &= self.instances[window] == piece.thing + 1
             dark = (t < np.inf) & ~own

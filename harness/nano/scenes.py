@@ -45,7 +45,7 @@ class ScenesDataset(Dataset):
         self.split = {"train": "train", "select": "val", "test": "test"}[role]
         self.classes = CLASSES
         self.semantic_classes = SEMANTIC_CLASSES
-        self.samples = _Samples(role, range(count), size)
+        self.samples: _Samples = _Samples(role, range(count), size)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return self._rendered(index).picture

@@ -91,17 +91,16 @@ class Frustum:
         c = ox * ox + oz * oz - radius * radius
         inside = b * b - a * c
         root = np.sqrt(np.maximum(inside, 0))
-        best = None
+        best = np.array(_INF)
         for t in ((-b - root) / a, (-b + root) / a):
             y = oy + t * dy
             good = (inside >= 0) & (t > NEAR) & (y >= self.low) & (y <= self.high)
-            best = _where(good, t) if best is None else np.minimum(best, _where(good, t))
+            best = np.minimum(best, _where(good, t))
         for level, r in ((self.low, self.bottom), (self.high, self.top)):
             if r:
                 t = (level - oy) / dy
                 x, z = ox + t * dx, oz + t * dz
                 best = np.minimum(best, _where((x * x + z * z <= r * r) & (t > NEAR), t))
-        assert best is not None
         return best
 
     def normal(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
