@@ -23,9 +23,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: install
-	@echo 'LOST on twelve generated pictures, with RANDOM weights: it shows the machinery, not a result.'
-	$(BIN)/harness run --task lost --model vits,vits-reg4 --dataset generated --weights random \
-	  --out build/demo --overwrite
+	@echo 'LOST on painted scenes: a small ViT with registers, one without, and two floors. No download.'
+	$(BIN)/harness run --suite demo --out build/demo
 
 test: install
 	$(BIN)/pytest

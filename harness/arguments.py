@@ -33,8 +33,16 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     run = add("run", "score models on tasks and store the records", _RUN_EXAMPLE)
-    run.add_argument("--task", action="append", default=[], required=True, metavar="NAME[,NAME]")
-    run.add_argument("--model", action="append", default=[], required=True, metavar="NAME[,NAME]")
+    run.add_argument("--task", action="append", default=[], metavar="NAME[,NAME]")
+    run.add_argument("--model", action="append", default=[], metavar="NAME[,NAME]")
+    run.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="a named list of runs (harness suites) in place of --task, --dataset, --protocol and "
+        "--set; --model replaces its models",
+    )
     run.add_argument(
         "--dataset",
         action="append",
@@ -79,10 +87,65 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_machine(run)
     _add_files(run)
+    _add_suite_files(run)
+
+    pretrain = add(
+        "pretrain",
+        "train a ViT with or without registers on any pictures",
+        "harness pretrain --registers 4 --data scenes --size nano --out build/nano-reg4",
+    )
+    pretrain.add_argument(
+        "--data", required=True, metavar="NAME|FOLDER", help="a data set, or a folder of pictures"
+    )
+    pretrain.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where weights, registry entry, log and checkpoint go; what is there goes on",
+    )
+    pretrain.add_argument("--registers", type=int, default=0, metavar="N", help="default: 0")
+    pretrain.add_argument(
+        "--size", default="nano", metavar="SIZE", help="nano, tiny or small (default: nano)"
+    )
+    pretrain.add_argument("--name", help="of the model (default: SIZE-regN)")
+    length = pretrain.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N")
+    length.add_argument("--steps", type=int, metavar="N", help="default: 1250")
+    pretrain.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: 32")
+    pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    pretrain.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="side of the two global crops (by the size)"
+    )
+    pretrain.add_argument(
+        "--local-crop", type=int, metavar="PIXELS", help="side of the local crops (by the size)"
+    )
+    pretrain.add_argument("--local-crops", type=int, default=4, metavar="N", help="default: 4")
+    pretrain.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 on a GPU, fp32 on a CPU",
+    )
+    pretrain.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N"
+    )
+    pretrain.add_argument("--workers", type=int, metavar="N", help="decoding processes")
+    pretrain.add_argument("--threads", type=int, metavar="N", help="of torch, on a CPU")
+    pretrain.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FOLDER",
+        help="the --out of the run without registers: becomes the entry's baseline",
+    )
+    pretrain.add_argument("--overwrite", action="store_true", help="start again from nothing")
+    _add_dataset_files(pretrain)
 
     models = add("models", "list the models", "harness models --models mine.yaml")
     _add_model_files(models)
     add("tasks", "list the tasks and their protocols", "harness tasks")
+    suites = add("suites", "list the suites: named lists of runs", "harness suites")
+    _add_suite_files(suites)
     datasets = add(
         "datasets",
         "list the data sets, or fetch one",
@@ -101,11 +164,12 @@ def parser() -> argparse.ArgumentParser:
     _add_dataset_files(doctor)
     describe = add(
         "describe",
-        "tell all about a model, a task or a protocol",
+        "tell all about a model, a task, a protocol or a suite",
         "harness describe vitl-reg4",
     )
     describe.add_argument("name", metavar="NAME")
     _add_model_files(describe)
+    _add_suite_files(describe)
     bench = add(
         "bench",
         "measure speed: the pipeline against the bare forward, LOST against its Gram matrix",
@@ -195,6 +259,17 @@ def _add_dataset_files(command: argparse.ArgumentParser) -> None:
         default=Path(root) if root else None,
         metavar="FOLDER",
         help="where data sets lie (default: $HARNESS_DATA)",
+    )
+
+
+def _add_suite_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--suites",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="suites file laid over the shipped one; repeatable",
     )
 
 

@@ -8,10 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.plan import Options
 
 EXIT_DONE, EXIT_BAD, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -38,15 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from harness import terminal
-    from harness.plan import Options, plan
+    from harness.plan import plan
     from harness.progress import Silent, for_stream, remember_interrupts
 
-    wanted = Options(
-        tasks=_names("task", options.task),
-        models=_names("model", options.model),
-        datasets=_names("dataset", options.dataset),
-        protocols=_names("protocol", options.protocol),
-        settings=_settings(options.set),
+    common = dict(
         out=options.out,
         limit=options.limit,
         seed=options.seed,
@@ -60,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         command=options.typed,
         **_files(options),
     )
-    cells = plan(wanted)
+    runs = _runs(options, common)
+    cells = plan(*runs)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
     if options.dry_run:
@@ -70,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     if len(alone) == len(cells):
         raise HarnessError("; ".join(cell.told for cell in alone))
 
+    from harness.differences import differences
     from harness.run import run
 
     remember_interrupts()
@@ -77,12 +77,90 @@ def _run(options: argparse.Namespace) -> int:
         for cell in cells:
             if cell.done is not None:
                 progress.note(f"{cell.path}: done already (--overwrite runs it again)")
-        for _ in run(cells, wanted, progress):
+        for _ in run(cells, runs[0], progress):  # what runs of a suite share is all it reads
             pass
     results = [(cell.path, cell.done) for cell in cells if cell.done is not None]
-    facts = [{"path": str(path), **record.model_dump(mode="json")} for path, record in results]
+    apart = differences(cells)
+    facts = [
+        {
+            "path": str(path),
+            **record.model_dump(mode="json"),
+            "differences": [
+                dataclasses.asdict(each)
+                for each in apart
+                if (each.dataset, each.task, each.model, each.protocol)
+                == (record.dataset.name, record.task, record.model.name, path.stem)
+            ],
+        }
+        for path, record in results
+    ]
     facts += [{"not_applicable": cell.told} for cell in alone]
-    _print(options, facts, lambda: terminal.show_results(results, alone))
+    _print(options, facts, lambda: terminal.show_results(results, alone, apart))
+    return EXIT_DONE
+
+
+def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:
+    """What is asked for: one run in the command's own words, or those of its suites."""
+    from harness.plan import Options
+
+    models = _names("model", options.model)
+    if not options.suite:
+        if not options.task or not options.model:
+            raise HarnessError("harness run: name a --task and a --model, or a --suite")
+        run = Options(
+            tasks=_names("task", options.task),
+            models=models,
+            datasets=_names("dataset", options.dataset),
+            protocols=_names("protocol", options.protocol),
+            settings=_settings(options.set),
+            **common,
+        )
+        return [run]
+    for option in ("task", "dataset", "protocol", "set"):
+        if getattr(options, option):
+            raise HarnessError(f"--{option}: not with --suite, which names its own")
+    from harness.suites import Suites
+
+    return Suites.load(options.suites).options(_names("suite", options.suite), models, common)
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.nano.pretrain import Recipe, pretrain
+    from harness.progress import Silent, for_stream, remember_interrupts
+
+    recipe = Recipe(
+        data=options.data,
+        out=options.out,
+        size=options.size,
+        registers=options.registers,
+        name=options.name,
+        steps=options.steps,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        precision=options.precision,
+        crop=options.crop,
+        local_crop=options.local_crop,
+        local_crops=options.local_crops,
+        device=options.device,
+        workers=options.workers,
+        threads=options.threads,
+        overwrite=options.overwrite,
+        baseline=options.baseline,
+        dataset_files=tuple(options.datasets),
+        data_root=options.data_root,
+        command=tuple(options.typed),
+    )
+    remember_interrupts()
+    with Silent() if options.json else for_stream() as progress:
+        registry = pretrain(recipe, progress)
+    facts = {
+        "model": recipe.model_name,
+        "registry": str(registry),
+        "use": f"harness run --task lost --model {recipe.model_name} --models {registry}",
+    }
+    _print(options, facts, lambda: terminal.show_facts(facts))
     return EXIT_DONE
 
 
@@ -107,14 +185,27 @@ def _tasks(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _suites(options: argparse.Namespace) -> int:
+    from harness import terminal
+    from harness.suites import Suites
+
+    found = Suites.load(options.suites)
+    suites = [found.suite(name) for name in found.names()]
+    facts = [suite.model_dump(mode="json") for suite in suites]
+    _print(options, facts, lambda: terminal.show_suites(suites))
+    return EXIT_DONE
+
+
 def _describe(options: argparse.Namespace) -> int:
     from harness import terminal
     from harness.describe import describe_model, describe_protocol, describe_task
     from harness.documents import unknown
     from harness.registry import Registry
+    from harness.suites import Suites
     from harness.task import find_task, task_names
 
     name, registry = options.name, Registry.load(options.models)
+    suites = Suites.load(options.suites)
     tasks = {task: find_task(task) for task in task_names()}
     protocols = {n: protocol for task in tasks.values() for n, protocol in task.protocols.items()}
     show = terminal.show_facts
@@ -124,9 +215,14 @@ def _describe(options: argparse.Namespace) -> int:
         facts = describe_protocol(protocols[name])
     elif name in tasks:
         facts, show = describe_task(tasks[name]), terminal.show_task
+    elif name in suites.names():
+        suite = suites.suite(name)
+        facts = suite.model_dump(mode="json")
+        _print(options, facts, lambda: terminal.show_suite(facts, suite))
+        return EXIT_DONE
     else:
-        known = [*registry.names(), *tasks, *protocols]
-        raise unknown("model, task or protocol", name, known, "harness models")
+        known = [*registry.names(), *tasks, *protocols, *suites.names()]
+        raise unknown("model, task, protocol or suite", name, known, "harness models")
     _print(options, facts, lambda: show(facts))
     return EXIT_DONE
 
@@ -232,8 +328,10 @@ def _files(options: argparse.Namespace) -> dict[str, Any]:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "pretrain": _pretrain,
     "models": _models,
     "tasks": _tasks,
+    "suites": _suites,
     "datasets": _datasets,
     "doctor": _doctor,
     "describe": _describe,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from harness import records
 from harness.data.catalog import Catalog
@@ -143,8 +143,12 @@ class Cell:
         )
 
 
-def plan(options: Options) -> list[Cell]:
+def plan(*runs: Options) -> list[Cell]:
     """All cells of a run, in order: by model, then data set, task, protocol.
+
+    Several ``runs`` (of a suite) differ in tasks, models, data sets, protocols and settings alone.
+    Their cells are brought together, so that those of one model and data set stand side by side
+    and share its forward passes; a cell that two of them want is there once.
 
     Raises ``HarnessError`` for an unknown name, a data set that is not there, a setting that no
     protocol has, a missing picture (unless they are skipped), or a result that would be replaced
@@ -153,58 +157,86 @@ def plan(options: Options) -> list[Cell]:
     from harness.backbone.sources import inspect
     from harness.backbone.weights import file_sha256
 
-    registry = Registry.load(options.model_files)
-    catalog = Catalog.load(options.dataset_files, options.data_root)
-    tasks = [find_task(name) for name in dict.fromkeys(options.tasks)]
-    chosen = {task.name: _protocols(task, tasks, options) for task in tasks}
-    entries = [registry.entry(name) for name in dict.fromkeys(options.models)]
-    wanted = {task.name: list(options.datasets or task.default_datasets) for task in tasks}
-    for task in tasks:
-        if not wanted[task.name]:
-            raise HarnessError(
-                f"task {task.name}: name a --dataset (`harness datasets` lists them)"
-            )
-    names = dict.fromkeys(name for names in wanted.values() for name in names)
-    datasets = {name: _open(catalog, name, options) for name in names}
-    cells: list[Cell] = []
+    common = runs[0]
+    registry = Registry.load(common.model_files)
+    catalog = Catalog.load(common.dataset_files, common.data_root)
+    wanted = [job for options in runs for job in _jobs(options)]
+    names = dict.fromkeys(name for options in runs for name in options.models)
+    entries = [registry.entry(name) for name in names]
+    datasets = {
+        name: _open(catalog, name, common)
+        for name in dict.fromkeys(name for job in wanted for name in job.datasets)
+    }
+    cells: dict[Path, Cell] = {}
     for entry in entries:
         facts, weights_digest = inspect(entry)
         sha256 = None
-        if entry.checkpoint is not None and options.weights == "released":
+        if entry.checkpoint is not None and common.weights == "released":
             if not entry.checkpoint.is_file():
                 raise HarnessError(f"model {entry.name!r}: no checkpoint at {entry.checkpoint}")
             sha256 = file_sha256(entry.checkpoint)
         for name, dataset in datasets.items():
-            for task in tasks:
-                if name not in wanted[task.name]:
+            for job in wanted:
+                if entry.name not in job.models or name not in job.datasets:
                     continue
-                for protocol in chosen[task.name]:
-                    cell = _cell(task, protocol, entry, dataset, options)
+                for protocol in job.protocols:
+                    cell = _cell(job.task, protocol, entry, dataset, common)
+                    if cell.path in cells:
+                        continue
                     cell.checkpoint_sha256, cell.weights_digest = sha256, weights_digest
+                    cells[cell.path] = cell
                     try:
-                        cell.requests = task.requests(facts, dataset.roles, protocol)
+                        cell.requests = job.task.requests(facts, dataset.roles, protocol)
                     except NotApplicable as error:
                         cell.reason = str(error)
                     else:
-                        _look_for_result(cell, options)
-                    cells.append(cell)
-    return cells
+                        _look_for_result(cell, common)
+    return list(cells.values())
 
 
-def _protocols(task: Task[Any], tasks: Sequence[Task[Any]], options: Options) -> list[Protocol]:
-    """The protocols of ``task`` among those asked for, with the user's settings applied."""
+class _Job(NamedTuple):
+    """One task of one run: its cells are all of models x data sets x protocols."""
+
+    task: Task[Any]
+    models: Sequence[str]
+    datasets: Sequence[str]
+    protocols: Sequence[Protocol]
+
+
+def _jobs(options: Options) -> list[_Job]:
+    tasks = [find_task(name) for name in dict.fromkeys(options.tasks)]
+    jobs = []
+    for task in tasks:
+        protocols = protocols_of(task, tasks, options.protocols, options.settings)
+        datasets = options.datasets or task.default_datasets
+        if not datasets:
+            raise HarnessError(
+                f"task {task.name}: name a --dataset (`harness datasets` lists them)"
+            )
+        jobs.append(_Job(task, options.models, datasets, protocols))
+    return jobs
+
+
+def protocols_of(
+    task: Task[Any],
+    tasks: Sequence[Task[Any]],
+    names: Sequence[str],
+    settings: Mapping[str, object],
+) -> list[Protocol]:
+    """The protocols of ``task`` among ``names`` (which may be those of any of ``tasks``; none: the
+    task's first), with ``settings`` applied. Raises ``HarnessError`` for what is not known."""
     known = {name: owner for owner in tasks for name in owner.protocols}
-    for name in options.protocols:
+    for name in names:
         if name not in known:
             raise unknown("protocol", name, known, f"harness describe {task.name}")
-    named = [name for name in dict.fromkeys(options.protocols) if name in task.protocols]
-    if options.protocols and not named:
+    named = [name for name in dict.fromkeys(names) if name in task.protocols]
+    if names and not named:
         raise HarnessError(
             f"task {task.name}: none of its protocols was named (it has "
             f"{', '.join(task.protocols)})"
         )
     protocols = [task.protocols[name] for name in named or list(task.protocols)[:1]]
-    return [p.changed(options.settings) if options.settings else p for p in protocols]
+    return [p.changed(settings) if settings else p for p in protocols]
 
 
 def _open(catalog: Catalog, name: str, options: Options) -> OpenedDataset:

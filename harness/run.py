@@ -264,6 +264,8 @@ def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
             high=float(interval.high),
             unit=spec.unit,
             higher_is_better=spec.higher_is_better,
+            column=spec.column,
+            scale=spec.scale,
         )
     return metrics
 

@@ -44,13 +44,19 @@ class _Part(BaseModel):
 
 
 class Metric(_Part):
-    """A score and its 95 % interval over pictures. Shares are in percent (``unit: "%"``)."""
+    """A score and its 95 % interval over pictures. Shares are in percent (``unit: "%"``).
+
+    ``column`` of the per-picture table has the values that the score is the mean of, times
+    ``scale``; None where no column has (or in a record older than this field).
+    """
 
     value: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
     unit: str
     higher_is_better: bool
+    column: str | None = None
+    scale: FiniteFloat = 1.0
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:

@@ -58,3 +58,18 @@ def bootstrap_mean(
         means[start:stop] = array[chosen].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def bootstrap_difference(
+    first: ArrayLike, second: ArrayLike, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """The paired bootstrap interval of ``mean(first) - mean(second)``, both ``[n]``.
+
+    Entry i of both is of the same picture: pictures are drawn, and each brings both its values, so
+    that what makes a picture hard for both cancels out. Raises ``ValueError`` as ``bootstrap_mean``
+    does, and where the two are not of one length.
+    """
+    ours, theirs = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"values must be of the same pictures: {ours.shape} and {theirs.shape}")
+    return bootstrap_mean(ours - theirs, seed, draws, level)

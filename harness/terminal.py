@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from harness.data.catalog import Catalog
     from harness.data.doctor import Report
     from harness.data.fetch import Fetched
+    from harness.differences import Difference
     from harness.plan import Cell
     from harness.registry import ModelEntry
     from harness.schema import Metric, Record
+    from harness.suites import Suite
 
 
 FILE_WIDTH = 160
@@ -97,18 +99,22 @@ def show_plan(cells: Sequence[Cell]) -> None:
 
 
 def show_results(
-    results: Sequence[tuple[Path, Record]], not_applicable: Sequence[Cell] = ()
+    results: Sequence[tuple[Path, Record]],
+    not_applicable: Sequence[Cell] = (),
+    differences: Sequence[Difference] = (),
 ) -> None:
-    """One table a (data set, task): models down, metrics across, with 95 % intervals."""
+    """One table a (data set, task): models down, metrics across, with 95 % intervals. Below it,
+    where models and their baselines are there, how far they are apart."""
     console = _console()
     groups: dict[tuple[str, str], list[tuple[Path, Record]]] = {}
     for path, record in results:
         groups.setdefault((record.task, record.dataset.name), []).append((path, record))
     for (task, dataset), rows in groups.items():
         metrics = list(dict.fromkeys(name for _, record in rows for name in record.metrics))
-        heads = [f"{name.replace('_', ' ')}\n{_arrow(rows, name)}" for name in metrics]
+        heads = [f"{_folded(name)}\n{_arrow(rows, name)}" for name in metrics]
         numbers = (*heads, "pictures", "images\na second")
         table = _table("model", "protocol", *numbers, right=numbers, title=f"{task} on {dataset}")
+        table.collapse_padding = True  # three metrics fit into 80 columns
         for _, record in rows:
             table.add_row(
                 escape(record.model.name) + (" *" if record.model.weights == "random" else ""),
@@ -119,6 +125,9 @@ def show_results(
             )
         console.print(table)
         _print_footnotes(console, [record for _, record in rows])
+        apart = [each for each in differences if (each.task, each.dataset) == (task, dataset)]
+        if apart:
+            _print_differences(console, apart)
     for cell in not_applicable:
         console.print(cell.told, markup=False, soft_wrap=True)
     for path, _ in results:
@@ -161,6 +170,35 @@ def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
             )
 
 
+def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
+    numbers = ("difference", "95 % interval")
+    table = _table("model − baseline", "protocol", "metric", *numbers, right=numbers)
+    table.collapse_padding = True
+    shown = None
+    for each in differences:
+        pair = (f"{each.model} − {each.baseline}", each.protocol)
+        table.add_row(
+            *(("", "") if pair == shown else map(escape, pair)),
+            each.metric.replace("_", " "),
+            _signed(each.value),
+            f"{_signed(each.low)} … {_signed(each.high)}",
+        )
+        shown = pair
+    console.print(table)
+    counts = " or ".join(f"{count:,}" for count in sorted({each.pictures for each in differences}))
+    console.print(f"paired over the same pictures ({counts})", style="dim")
+
+
+def _folded(name: str) -> str:
+    """A metric's name as a narrow head: its last word below the others."""
+    first, _, last = name.rpartition("_")
+    return f"{first.replace('_', ' ')}\n{last}".strip()
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # the sum turns -0.0 into 0.0
+
+
 def _arrow(rows: Sequence[tuple[Path, Record]], name: str) -> str:
     metric = next(record.metrics[name] for _, record in rows if name in record.metrics)
     return f"{metric.unit} {'↑' if metric.higher_is_better else '↓'}".strip()
@@ -195,6 +233,23 @@ def show_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
             escape(task["summary"]),
         )
     _console().print(table)
+
+
+def show_suites(suites: Sequence[Suite]) -> None:
+    table = _table("name", "models", "runs", "note")
+    for suite in suites:
+        table.add_row(
+            escape(suite.name),
+            escape(", ".join(suite.models) or "(name them with --model)"),
+            escape("\n".join(str(run) for run in suite.runs)),
+            escape(suite.note or ""),
+        )
+    _console().print(table)
+
+
+def show_suite(facts: Mapping[str, Any], suite: Suite) -> None:
+    """A suite, one line a run."""
+    show_facts({**facts, "runs": "\n".join(str(run) for run in suite.runs)})
 
 
 def dataset_rows(catalog: Catalog) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli import main
 
-COMMANDS = ("run", "models", "tasks", "datasets", "doctor", "describe", "bench")
+COMMANDS = ("run", "models", "tasks", "suites", "datasets", "doctor", "describe", "bench")
 MAIN = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 
 
@@ -36,8 +36,8 @@ def test_every_command_has_help_with_an_example(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["models"], ["tasks"], ["datasets"], ["describe", "vits-reg4"],
-                  ["describe", "lost"], ["doctor", "generated"]],
+    "arguments", [["models"], ["tasks"], ["suites"], ["datasets"], ["describe", "vits-reg4"],
+                  ["describe", "lost"], ["describe", "demo"], ["doctor", "generated"]],
 )  # fmt: skip
 def test_what_a_program_reads_is_strict_json(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

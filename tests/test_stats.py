@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.stats import Interval, bootstrap_mean
+from harness.stats import Interval, bootstrap_difference, bootstrap_mean
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 seeds = st.integers(0, 2**32 - 1)
@@ -117,3 +117,29 @@ def test_about_95_of_100_intervals_contain_the_truth(share: float) -> None:
     # 600 trials of a true 95 % stray by 0.9 % (one standard deviation); the percentile interval of
     # 150 hits and misses is itself a little short of 95 %.
     assert 0.92 <= contained / 600 <= 0.975
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=1), seeds)
+def test_a_paired_interval_is_that_of_the_differences_and_turns_round_with_them(
+    pairs: list[tuple[float, float]], seed: int
+) -> None:
+    first, second = np.array(pairs).T
+    low, high = bootstrap_difference(first, second, seed, draws=50)
+    assert (low, high) == bootstrap_mean(first - second, seed, draws=50)
+    turned = bootstrap_difference(second, first, seed, draws=50)
+    assert turned == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_pairing_takes_out_what_makes_a_picture_hard_for_both() -> None:
+    random = np.random.default_rng(0)
+    hard, better = random.normal(0, 10, size=200), random.normal(1, 0.1, size=200)
+    paired = bootstrap_difference(hard + better, hard, seed=0)
+    assert 0.9 < paired.low < paired.high < 1.1
+    alone = bootstrap_mean(hard + better, seed=0)
+    assert alone.high - alone.low > 10 * (paired.high - paired.low)
+
+
+def test_unequal_lengths_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="the same pictures"):
+        bootstrap_difference([1.0, 2.0], [1.0], seed=0)

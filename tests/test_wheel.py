@@ -41,7 +41,12 @@ def test_the_wheel_holds_the_registry_and_the_catalog_and_no_package_named_tasks
     wheel: Path,
 ) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"harness/models.yaml", "harness/data/catalog.yaml", "harness/py.typed"} <= names
+    assert {
+        "harness/models.yaml",
+        "harness/suites.yaml",
+        "harness/data/catalog.yaml",
+        "harness/py.typed",
+    } <= names
     assert "harness/tasks/lost.py" in names
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"harness"}

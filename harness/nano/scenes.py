@@ -48,7 +48,7 @@ class ScenesDataset(Dataset):
         self.samples: _Samples = _Samples(role, range(count), size)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        return self._rendered(index).picture
+        return self._rendered(index).picture.copy()
 
     def read(self, index: int) -> bytes:
         """Picture ``index`` as PNG: its pixels are the same everywhere, its bytes may not be."""
@@ -61,8 +61,8 @@ class ScenesDataset(Dataset):
         labels = [0, *(SEMANTIC_CLASSES.index(thing.kind) for thing in scene.things)]
         return Dense(
             semantic=np.array(labels, dtype=np.uint8)[rendered.instances],
-            instances=rendered.instances,
-            depth=rendered.depth,
+            instances=rendered.instances.copy(),
+            depth=rendered.depth.copy(),
         )
 
     def fingerprint(self) -> str:
@@ -114,10 +114,7 @@ def _scene(number: int) -> Scene:
 @lru_cache(maxsize=16)
 def _rendered(number: int, size: tuple[int, int]) -> Rendered:
     """Kept for a moment: a picture, its boxes and its masks are asked for one after the other."""
-    rendered = render(_scene(number), *size)
-    for array in (rendered.picture, rendered.instances, rendered.depth):
-        array.setflags(write=False)
-    return rendered
+    return render(_scene(number), *size)
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,272 @@
+"""A student that learns what its own moving average says of other crops and of masked patches.
+
+DINO's loss on class tokens (arXiv:2104.14294), iBOT's on masked patches (arXiv:2111.07832) and
+KoLeo's spread of class tokens (arXiv:1806.03198), as DINOv2 adds them up (arXiv:2304.07193).
+Losses, heads and masks are lightly's. Registers are learned tokens that no loss reads
+(arXiv:2309.16588).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.backbone.layout import TokenLayout
+from harness.errors import HarnessError
+from harness.nano.recipe import ARCHITECTURE, Recipe
+
+# Releases before 1.6 ask a server for the newest version when imported, unless told not to.
+os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")
+try:
+    from lightly.loss.dino_loss import DINOLoss
+    from lightly.loss.ibot_loss import IBOTPatchLoss
+    from lightly.loss.koleo_loss import KoLeoLoss
+    from lightly.loss.swav_loss import sinkhorn
+    from lightly.models.modules.heads import DINOProjectionHead
+    from lightly.models.utils import random_block_mask
+except ImportError as error:
+    raise HarnessError(
+        f"pretraining needs lightly ({error}): pip install 'vit-harness[train]'"
+    ) from None
+
+
+_ITERATIONS = 3  # of Sinkhorn-Knopp: DINOv2's
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one step, each a scalar; ``logits`` are the teacher's of the class tokens, ``[2B, K]``."""
+
+    total: Tensor
+    of_classes: Tensor
+    of_patches: Tensor
+    koleo: Tensor
+    logits: Tensor
+
+
+class Network(nn.Module):
+    """A timm ViT, the token that stands for a masked patch, and the two heads."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        width = recipe.facts.width
+        self.vit: Any = build_vit(recipe)
+        self.layout = TokenLayout(1, recipe.registers)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        with _seeded(recipe.seed, 2), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lightly's head still uses torch's older weight_norm
+            self.class_head = _head(recipe)
+            self.patch_head = self.class_head if recipe.shared_head else _head(recipe)
+
+    def forward(self, pictures: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pictures ``[B, 3, S, S]`` -> class tokens ``[B, D]``, patches ``[B, H, W, D]``, normed.
+
+        Where ``masks [B, H, W]`` is true, the mask token stands in the patch's place. It is put
+        there before positions are added, so that the student knows where it has to guess.
+        """
+        vit = self.vit
+        embedded = vit.patch_embed(pictures)
+        if masks is not None:
+            token = self.mask_token.to(embedded.dtype)
+            embedded = torch.where(masks.unsqueeze(-1), token, embedded)
+        rows, columns = embedded.shape[1:3]
+        sequence = vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(embedded))))
+        tokens = self.layout.split(sequence, (rows, columns))
+        assert tokens.cls is not None
+        return tokens.cls, tokens.patches
+
+
+def build_vit(recipe: Recipe) -> nn.Module:
+    """A timm ViT with random weights. Whatever the number of registers, the same seed draws the
+    same values for all other parameters: registers are added to the ViT without them."""
+    import timm
+
+    def build(registers: int) -> nn.Module:
+        arguments = {**recipe.arguments, "reg_tokens": registers}
+        vit: nn.Module = timm.create_model(
+            ARCHITECTURE, pretrained=False, num_classes=0, dynamic_img_size=True, **arguments
+        )
+        return vit
+
+    with _seeded(recipe.seed, 0):
+        vit = build(0)
+        nn.init.normal_(vit.get_parameter("cls_token"), std=recipe.token_std)
+    if not recipe.registers:
+        return vit
+    shared = vit.state_dict()
+    with _seeded(recipe.seed, 1):
+        vit = build(recipe.registers)
+        registers = nn.init.normal_(vit.get_parameter("reg_token"), std=recipe.token_std)
+    vit.load_state_dict({**shared, "reg_token": registers.detach()}, strict=True)
+    return vit
+
+
+def _head(recipe: Recipe) -> Any:
+    return DINOProjectionHead(
+        input_dim=recipe.facts.width,
+        hidden_dim=recipe.head_hidden,
+        bottleneck_dim=recipe.head_bottleneck,
+        output_dim=recipe.head_outputs,
+        freeze_last_layer=1,  # epochs; here an epoch is what cancel_last_layers is called for
+    )
+
+
+class Distillation(nn.Module):
+    """Student, teacher and losses. A step changes its state dict and the optimiser's, no more."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.student, self.teacher = Network(recipe), Network(recipe)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.requires_grad_(False)
+        # Sinkhorn-Knopp does the centering before these losses: their own centers stay 0 then.
+        momentum = recipe.center_momentum if recipe.centering == "mean" else 1.0
+        self.class_loss = DINOLoss(
+            output_dim=recipe.head_outputs,
+            student_temp=recipe.student_temperature,
+            center_momentum=momentum,
+        )
+        self.patch_loss = IBOTPatchLoss(
+            output_dim=recipe.head_outputs,
+            student_temp=recipe.student_temperature,
+            center_momentum=momentum,
+        )
+        self.koleo = KoLeoLoss()
+        self._centering = recipe.centering
+        self._weights = recipe.class_weight, recipe.patch_weight, recipe.koleo_weight
+
+    def forward(
+        self,
+        crops: Tensor,
+        local_crops: Tensor,
+        masks: Tensor,
+        teacher_temperature: float,
+        autocast: torch.dtype | None = None,
+    ) -> Losses:
+        """The losses of one step; moves the centers.
+
+        ``crops [2B, 3, S, S]``: the first global crop of every picture, then the second;
+        ``local_crops [L·B, 3, s, s]`` likewise; ``masks [2B, H, W]`` of ``crops``. The ViTs run
+        under ``autocast``; heads and losses in fp32, because a softmax at temperature 0.04 makes
+        25 of a rounding of 1.
+        """
+
+        @contextmanager
+        def mixed() -> Iterator[None]:
+            device = crops.device.type
+            exact = _ExactAttention() if device == "cpu" and autocast else nullcontext()
+            with exact, torch.autocast(device, autocast, enabled=autocast is not None):
+                yield
+
+        places = masks.flatten().nonzero().squeeze(1)
+        with torch.no_grad():
+            with mixed():
+                classes, patches = self.teacher(crops)
+            teacher_classes = self.teacher.class_head(classes.float())
+            teacher_patches = self.teacher.patch_head(patches.flatten(0, 2)[places].float())
+        with mixed():
+            classes, patches = self.student(crops, masks)
+            locals_ = self.student(local_crops)[0] if len(local_crops) else classes[:0]
+        classes, locals_ = classes.float(), locals_.float()
+        student_classes = self.student.class_head(torch.cat([classes, locals_]))
+        student_patches = self.student.patch_head(patches.flatten(0, 2)[places].float())
+
+        pictures = len(crops) // 2
+        of_classes = self.class_loss(
+            list(self._centered(teacher_classes, teacher_temperature).chunk(2)),
+            list(student_classes.split(pictures)),
+            teacher_temp=teacher_temperature,
+        )
+        of_patches = classes.sum() * 0  # where nothing was masked there is no mean to take
+        if len(places):
+            of_patches = self.patch_loss(
+                self._centered(teacher_patches, teacher_temperature),
+                student_patches,
+                masks,
+                teacher_temp=teacher_temperature,
+            )
+        koleo = sum((self.koleo(view) for view in classes.split(pictures)), classes.sum() * 0)
+        parts = (of_classes, of_patches, koleo)
+        total = sum(
+            (weight * part for weight, part in zip(self._weights, parts, strict=True) if weight),
+            classes.sum() * 0,
+        )
+        return Losses(total, of_classes, of_patches, koleo, teacher_classes)
+
+    def _centered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits ``[N, K]`` whose softmax at ``temperature`` uses all ``K`` answers alike often."""
+        if self._centering == "mean":
+            return logits
+        answers: Tensor = sinkhorn(logits, iterations=_ITERATIONS, epsilon=temperature)
+        return temperature * answers.clamp_min(1e-30).log()
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """The teacher's weights become ``momentum`` of themselves and the rest the student's."""
+        teachers: list[Tensor] = list(self.teacher.parameters())
+        students: list[Tensor] = list(self.student.parameters())
+        # t + (1 - m) (s - t): what is equal stays so to the last bit.
+        torch._foreach_lerp_(teachers, students, 1 - momentum)
+
+    def cancel_last_layers(self) -> None:
+        """Drop the last layers' gradients, which DINO does in the first epoch."""
+        for head in (self.student.class_head, self.student.patch_head):
+            head.cancel_last_layer_gradients(current_epoch=0)
+
+
+class _ExactAttention(TorchFunctionMode):
+    """Attention in fp32 under autocast. On a CPU its bf16 kernel is the slower one: 3.3 against 2.1
+    seconds for a step of 32 pictures with width 128 on one AMD EPYC core (torch 2.15)."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return function(*(each.float() for each in args), **(kwargs or {}))
+
+
+def draw_masks(recipe: Recipe, step: int) -> Tensor:
+    """Which patches of the ``2B`` global crops are masked at ``step``, boolean ``[2B, H, W]``.
+
+    lightly draws blocks from Python's global generator: it is seeded by the seed and the step, and
+    the caller's state is put back.
+    """
+    side = recipe.facts.crop // recipe.facts.patch
+    low, high = recipe.masked_share
+    low = max(low, 1.001 / side**2)  # lightly refuses to mask less than a patch
+    before = random.getstate()
+    random.seed(f"masks {recipe.seed} {step}")
+    try:
+        masks: Tensor = random_block_mask(
+            (2 * recipe.batch_size, side, side),
+            batch_mask_ratio=recipe.masked_pictures,
+            min_image_mask_ratio=low,
+            max_image_mask_ratio=max(low, high),
+            min_num_masks_per_block=max(1, min(4, int(low * side**2))),
+        )
+    finally:
+        random.setstate(before)
+    return masks
+
+
+@contextmanager
+def _seeded(seed: int, part: int) -> Iterator[None]:
+    """Draw from ``seed`` and ``part``, and leave the caller's random state as it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(random.Random(f"{seed} {part}").getrandbits(62))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

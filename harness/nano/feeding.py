@@ -1,0 +1,165 @@
+"""Batches of crops and masks for every step, ahead of the device.
+
+Which pictures a step sees is drawn from (seed, epoch), its crops from (seed, epoch, picture, crop),
+its masks from (seed, step): a run may stop after any step and go on, with other workers.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from harness.data.dataset import Dataset
+from harness.errors import BadPicture, HarnessError
+from harness.features.loading import default_workers
+from harness.nano.crops import make_crops
+from harness.nano.distillation import draw_masks
+from harness.nano.recipe import Recipe
+
+CACHE_BYTES = 2**30
+_PREFETCH = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Of one step, view by view: ``crops [2B, 3, S, S]`` uint8 (the first crop of each picture,
+    then the second), ``local_crops [L·B, 3, s, s]`` uint8, ``masks [2B, H, W]`` boolean."""
+
+    crops: Tensor
+    local_crops: Tensor
+    masks: Tensor
+
+
+class Decoded:
+    """The pictures of a data set, decoded once where they all have one size and fit in memory.
+
+    The memory is shared with worker processes that are forked from this one. It is an anonymous
+    map, because /dev/shm is 64 MiB in many containers and writing beyond it kills a process.
+    """
+
+    def __init__(self, dataset: Dataset, shared: bool) -> None:
+        """``shared``: worker processes will read too; without fork they could not share it."""
+        self._dataset = dataset
+        self._pixels: NDArray[np.uint8] | None = None
+        sizes = {sample.size for sample in dataset.samples}
+        width, height = next(iter(sizes)) if len(sizes) == 1 else (0, 0)
+        count = len(dataset.samples)
+        size = count * height * width * 3
+        if 0 < size <= CACHE_BYTES and (not shared or sys.platform == "linux"):
+            pixels = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
+            self._pixels = pixels.reshape(count, height, width, 3)
+            self._there = np.frombuffer(mmap.mmap(-1, count), dtype=np.uint8)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Picture ``index`` as stored, ``[height, width, 3]`` RGB. Raises ``BadPicture``."""
+        if self._pixels is None:
+            return self._dataset.picture(index)
+        if not self._there[index]:
+            picture = self._dataset.picture(index)
+            if picture.shape != self._pixels.shape[1:]:
+                return picture  # its annotation lied about its size
+            self._pixels[index] = picture
+            self._there[index] = 1
+        kept: NDArray[np.uint8] = self._pixels[index]
+        return kept
+
+
+def order(seed: int, epoch: int, pictures: int) -> list[int]:
+    """All pictures once, in the order of ``epoch``."""
+    shuffled = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pictures)
+    return [int(index) for index in shuffled]
+
+
+def batches(recipe: Recipe, dataset: Dataset, steps: range) -> Iterator[Batch]:
+    """The batch of each of ``steps``. Raises ``BadPicture`` for one that cannot be decoded, and
+    ``HarnessError`` where a worker process dies."""
+    workers = recipe.workers
+    if workers is None:
+        # The step itself keeps a core busy, and a second one hardly waits for 1 ms a picture.
+        workers = default_workers() if default_workers() > 1 else 0
+    options: dict[str, Any] = {}
+    if workers:
+        context = "fork" if sys.platform == "linux" else None
+        options = {"prefetch_factor": _PREFETCH, "multiprocessing_context": context}
+    loader: DataLoader[Any] = DataLoader(
+        _Steps(recipe, dataset, shared=workers > 0),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        generator=torch.Generator().manual_seed(recipe.seed % 2**63),
+        **options,
+    )
+    try:
+        for loaded in loader:
+            if isinstance(loaded, str):
+                raise BadPicture(loaded)
+            yield Batch(*map(torch.from_numpy, loaded))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise HarnessError(
+            f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
+            f"Fewer (--workers 1) need less, --workers 0 reads in this process"
+        ) from None
+
+
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
+
+
+class _Steps(TorchDataset[Any]):
+    """Item ``step`` is the arrays of a ``Batch``, or the sentence about a bad picture (an error
+    that crosses processes would bring the worker's traceback)."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, shared: bool) -> None:
+        self._recipe, self._dataset = recipe, dataset
+        self._decoded = Decoded(dataset, shared)
+        self._epoch, self._order = -1, [0]
+
+    def __getitem__(self, step: int) -> _Arrays | str:
+        recipe = self._recipe
+        size = recipe.batch_size
+        pictures = len(self._dataset.samples)
+        epoch, place = divmod(step, pictures // size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(recipe.seed, epoch, pictures)
+        crops = []
+        with _one_thread():
+            for index in self._order[place * size : (place + 1) * size]:
+                try:
+                    crops.append(make_crops(self._decoded.picture(index), recipe, epoch, index))
+                except BadPicture as error:
+                    text, identity = str(error), self._dataset.samples[index].id
+                    return text if identity in text else f"{identity}: {text}"
+            # Arrays, because they go through the workers' pipe; tensors would go by /dev/shm.
+            return (
+                torch.stack([each.whole for each in crops], 1).flatten(0, 1).numpy(),
+                torch.stack([each.local for each in crops], 1).flatten(0, 1).numpy(),
+                draw_masks(recipe, step).numpy(),
+            )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker process, so that no sum is split otherwise. Crops are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
