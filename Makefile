@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: install
-	@echo 'LOST on painted scenes: a small ViT with registers, one without, and two floors. No download.'
+	@echo 'LOST on 400 painted scenes with two floors, which need no weights. No download.'
 	$(BIN)/harness run --suite demo --out build/demo
 
 test: install
@@ -38,6 +38,7 @@ check: install
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install
 	$(BIN)/harness bench lost
+	$(BIN)/harness bench paint
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
 
 clean:

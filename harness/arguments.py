@@ -120,6 +120,13 @@ def parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "--local-crop", type=int, metavar="PIXELS", help="side of the local crops (by the size)"
     )
+    pretrain.add_argument(
+        "--labels",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="also name the data set's classes and kinds of objects from the class token (0)",
+    )
     pretrain.add_argument("--local-crops", type=int, default=4, metavar="N", help="default: 4")
     pretrain.add_argument(
         "--precision",
@@ -172,10 +179,11 @@ def parser() -> argparse.ArgumentParser:
     _add_suite_files(describe)
     bench = add(
         "bench",
-        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix",
+        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, "
+        "the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
-    bench.add_argument("what", choices=("extract", "lost"))
+    bench.add_argument("what", choices=("extract", "lost", "paint"))
     bench.add_argument("--model", metavar="NAME")
     bench.add_argument("--dataset", metavar="NAME")
     bench.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")

@@ -22,6 +22,7 @@ from harness.plan import Options
 from harness.registry import Registry
 
 _REPEATS = 20
+_PAINTED = 500
 
 
 def extract(options: Options, precision: Precision = "fp32") -> dict[str, Any]:
@@ -114,6 +115,26 @@ def _warm_up(backbone: Backbone, wanted: Pass, pictures: Dataset) -> None:
 def _wait(backbone: Backbone) -> None:
     if backbone.device.type == "cuda":
         torch.cuda.synchronize(backbone.device)
+
+
+def paint(limit: int | None = None) -> dict[str, Any]:
+    """Pictures a second of ``scenes`` at 128×128 on one core: pixels, boxes, masks and depth."""
+    if limit is not None and limit < 1:
+        raise HarnessError(f"--limit {limit}: at least 1")
+    pictures = First(Catalog.load().open("scenes")["test"], limit or _PAINTED)
+    count = len(pictures.samples)
+    pictures.dense(0)
+    began = time.perf_counter()
+    for index in range(count):
+        pictures.picture(index)
+        pictures.dense(index)
+        _ = pictures.samples[index].target
+    seconds = time.perf_counter() - began
+    return {
+        "dataset": "scenes",
+        "pictures": count,
+        "pictures_per_second": round(count / seconds, 3),
+    }
 
 
 def lost(device: str = "auto") -> dict[str, Any]:

@@ -143,6 +143,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         crop=options.crop,
         local_crop=options.local_crop,
         local_crops=options.local_crops,
+        label_weight=options.labels,
         device=options.device,
         workers=options.workers,
         threads=options.threads,
@@ -278,6 +279,8 @@ def _bench(options: argparse.Namespace) -> int:
             **_files(options),
         )
         facts = bench.extract(wanted, options.precision)
+    elif options.what == "paint":
+        facts = bench.paint(options.limit)
     else:
         facts = bench.lost(device=options.device)
     _print(options, facts, lambda: terminal.show_facts(facts))

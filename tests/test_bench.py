@@ -27,6 +27,12 @@ def test_lost_is_measured_against_its_gram_matrix(capsys: pytest.CaptureFixture[
     assert facts["lost_over_gram"] == pytest.approx(ratio, rel=0.01)
 
 
+def test_the_painter_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "paint", "--limit", "5", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["pictures"] == 5 and facts["pictures_per_second"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.backbone.layout import TokenLayout
 from harness.errors import HarnessError
+from harness.nano.labels import Labels
 from harness.nano.recipe import ARCHITECTURE, Recipe
 
 # Releases before 1.6 ask a server for the newest version when imported, unless told not to.
@@ -50,14 +51,15 @@ class Losses:
     total: Tensor
     of_classes: Tensor
     of_patches: Tensor
+    of_labels: Tensor
     koleo: Tensor
     logits: Tensor
 
 
 class Network(nn.Module):
-    """A timm ViT, the token that stands for a masked patch, and the two heads."""
+    """A timm ViT, the token that stands for a masked patch, and the heads."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, answers: int) -> None:
         super().__init__()
         width = recipe.facts.width
         self.vit: Any = build_vit(recipe)
@@ -67,6 +69,7 @@ class Network(nn.Module):
             warnings.simplefilter("ignore")  # lightly's head still uses torch's older weight_norm
             self.class_head = _head(recipe)
             self.patch_head = self.class_head if recipe.shared_head else _head(recipe)
+            self.label_head = nn.Linear(width, answers) if answers else nn.Identity()
 
     def forward(self, pictures: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pictures ``[B, 3, S, S]`` -> class tokens ``[B, D]``, patches ``[B, H, W, D]``, normed.
@@ -117,6 +120,7 @@ def _head(recipe: Recipe) -> Any:
         hidden_dim=recipe.head_hidden,
         bottleneck_dim=recipe.head_bottleneck,
         output_dim=recipe.head_outputs,
+        batch_norm=recipe.head_batch_norm,
         freeze_last_layer=1,  # epochs; here an epoch is what cancel_last_layers is called for
     )
 
@@ -124,9 +128,11 @@ def _head(recipe: Recipe) -> Any:
 class Distillation(nn.Module):
     """Student, teacher and losses. A step changes its state dict and the optimiser's, no more."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, labels: Labels | None = None) -> None:
         super().__init__()
-        self.student, self.teacher = Network(recipe), Network(recipe)
+        self._labels = labels
+        answers = 0 if labels is None else labels.answers
+        self.student, self.teacher = Network(recipe, answers), Network(recipe, answers)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
         # Sinkhorn-Knopp does the centering before these losses: their own centers stay 0 then.
@@ -143,20 +149,27 @@ class Distillation(nn.Module):
         )
         self.koleo = KoLeoLoss()
         self._centering = recipe.centering
-        self._weights = recipe.class_weight, recipe.patch_weight, recipe.koleo_weight
+        self._weights = (
+            recipe.class_weight,
+            recipe.patch_weight,
+            recipe.label_weight,
+            recipe.koleo_weight,
+        )
 
     def forward(
         self,
         crops: Tensor,
         local_crops: Tensor,
         masks: Tensor,
+        pictures: Tensor,
         teacher_temperature: float,
         autocast: torch.dtype | None = None,
     ) -> Losses:
         """The losses of one step; moves the centers.
 
         ``crops [2B, 3, S, S]``: the first global crop of every picture, then the second;
-        ``local_crops [L·B, 3, s, s]`` likewise; ``masks [2B, H, W]`` of ``crops``. The ViTs run
+        ``local_crops [L·B, 3, s, s]`` likewise; ``masks [2B, H, W]`` of ``crops``;
+        ``pictures [B]`` are their places in the data set, for its labels. The ViTs run
         under ``autocast``; heads and losses in fp32, because a softmax at temperature 0.04 makes
         25 of a rounding of 1.
         """
@@ -181,10 +194,10 @@ class Distillation(nn.Module):
         student_classes = self.student.class_head(torch.cat([classes, locals_]))
         student_patches = self.student.patch_head(patches.flatten(0, 2)[places].float())
 
-        pictures = len(crops) // 2
+        count = len(pictures)
         of_classes = self.class_loss(
             list(self._centered(teacher_classes, teacher_temperature).chunk(2)),
-            list(student_classes.split(pictures)),
+            list(student_classes.split(count)),
             teacher_temp=teacher_temperature,
         )
         of_patches = classes.sum() * 0  # where nothing was masked there is no mean to take
@@ -195,13 +208,16 @@ class Distillation(nn.Module):
                 masks,
                 teacher_temp=teacher_temperature,
             )
-        koleo = sum((self.koleo(view) for view in classes.split(pictures)), classes.sum() * 0)
-        parts = (of_classes, of_patches, koleo)
+        koleo = sum((self.koleo(view) for view in classes.split(count)), classes.sum() * 0)
+        of_labels = classes.sum() * 0
+        if self._labels is not None:
+            of_labels = self._labels.loss(self.student.label_head(classes), pictures)
+        parts = (of_classes, of_patches, of_labels, koleo)
         total = sum(
             (weight * part for weight, part in zip(self._weights, parts, strict=True) if weight),
             classes.sum() * 0,
         )
-        return Losses(total, of_classes, of_patches, koleo, teacher_classes)
+        return Losses(total, of_classes, of_patches, of_labels, koleo, teacher_classes)
 
     def _centered(self, logits: Tensor, temperature: float) -> Tensor:
         """Logits ``[N, K]`` whose softmax at ``temperature`` uses all ``K`` answers alike often."""

@@ -34,11 +34,13 @@ _PREFETCH = 2
 @dataclass(frozen=True)
 class Batch:
     """Of one step, view by view: ``crops [2B, 3, S, S]`` uint8 (the first crop of each picture,
-    then the second), ``local_crops [L·B, 3, s, s]`` uint8, ``masks [2B, H, W]`` boolean."""
+    then the second), ``local_crops [L·B, 3, s, s]`` uint8, ``masks [2B, H, W]`` boolean,
+    ``pictures [B]`` int64 their places in the data set."""
 
     crops: Tensor
     local_crops: Tensor
     masks: Tensor
+    pictures: Tensor
 
 
 class Decoded:
@@ -115,7 +117,7 @@ def batches(recipe: Recipe, dataset: Dataset, steps: range) -> Iterator[Batch]:
         ) from None
 
 
-_Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]
 
 
 class _Steps(TorchDataset[Any]):
@@ -134,9 +136,10 @@ class _Steps(TorchDataset[Any]):
         epoch, place = divmod(step, pictures // size)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order(recipe.seed, epoch, pictures)
+        chosen = self._order[place * size : (place + 1) * size]
         crops = []
         with _one_thread():
-            for index in self._order[place * size : (place + 1) * size]:
+            for index in chosen:
                 try:
                     crops.append(make_crops(self._decoded.picture(index), recipe, epoch, index))
                 except BadPicture as error:
@@ -147,6 +150,7 @@ class _Steps(TorchDataset[Any]):
                 torch.stack([each.whole for each in crops], 1).flatten(0, 1).numpy(),
                 torch.stack([each.local for each in crops], 1).flatten(0, 1).numpy(),
                 draw_masks(recipe, step).numpy(),
+                np.array(chosen, dtype=np.int64),
             )
 
 

@@ -26,6 +26,7 @@ from harness.nano import training_state
 from harness.nano.distillation import Distillation, Losses
 from harness.nano.export import export, read_baseline
 from harness.nano.feeding import Batch, batches
+from harness.nano.labels import read_labels
 from harness.nano.recipe import MEAN, STD, Recipe
 from harness.nano.schedule import Schedule, schedule
 from harness.nano.training_state import CHECKPOINT, Log, State
@@ -54,7 +55,7 @@ def pretrain(recipe: Recipe, progress: Progress) -> Path:
     if recipe.overwrite:
         training_state.start_over(recipe.out)
     with _threads(recipe.threads):
-        run = _Run(recipe, dataset.fingerprint(), device)
+        run = _Run(recipe, dataset, device)
         if run.step < run.steps:
             _train(run, dataset, progress)
         else:
@@ -99,16 +100,18 @@ def open_pictures(recipe: Recipe) -> Dataset:
 class _Run:
     """A model and its optimiser after ``step`` of ``steps`` steps."""
 
-    def __init__(self, recipe: Recipe, data: str, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device) -> None:
         """At step 0, or where the checkpoint in ``recipe.out`` left off."""
         assert recipe.steps is not None
         self.recipe, self.steps, self.step = recipe, recipe.steps, 0
+        data = dataset.fingerprint()
         self._data, self._device, self._settings = data, device, recipe.decisive()
         self._autocast = torch.bfloat16 if recipe.precision == "bf16" else None
         saved = training_state.load(recipe.out)
         if saved is not None:
             training_state.check_same(recipe.out, saved, self._settings, data)
-        self.model = Distillation(recipe).to(device)
+        labels = read_labels(dataset) if recipe.label_weight else None
+        self.model = Distillation(recipe, labels).to(device)
         self._optimizer = _optimizer(self.model.student)
         if saved is not None:
             try:
@@ -136,6 +139,7 @@ class _Run:
             self._normalised(batch.crops),
             self._normalised(batch.local_crops),
             batch.masks.to(self._device),
+            batch.pictures,
             now.teacher_temperature,
             self._autocast,
         )
@@ -227,6 +231,7 @@ def _facts(losses: Losses) -> dict[str, float]:
         "loss": losses.total,
         "class": losses.of_classes,
         "patch": losses.of_patches,
+        "label": losses.of_labels,
         "koleo": losses.koleo,
         "entropy": torch.special.entr(answers).sum(-1).mean(),
         "spread": torch.special.entr(answers.mean(0)).sum(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,25 +74,30 @@ class Recipe:
     crop: int | None = None
     local_crop: int | None = None
     local_crops: int = 4  # DINOv2: 8
-    crop_scale: tuple[float, float] = (0.25, 1.0)  # DINO ViT; DINOv2: 0.32 to 1
-    local_crop_scale: tuple[float, float] = (0.05, 0.25)  # DINO ViT; DINOv2: to 0.32
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # DINO ViT: 0.25 to 1; DINOv2: 0.32 to 1
+    local_crop_scale: tuple[float, float] = (0.15, 0.5)  # DINO ViT: 0.05 to 0.25
 
     # Masked patches: of half of the global crops, a tenth to a half (DINOv2's values).
     masked_pictures: float = 0.5
     masked_share: tuple[float, float] = (0.1, 0.5)
 
     # Heads. DINO, iBOT: 65,536 (8,192 for patches) outputs, hidden 2,048, bottleneck 256.
-    head_outputs: int = 1024
+    head_outputs: int = 512
     head_hidden: int = 512
     head_bottleneck: int = 128
+    head_batch_norm: bool = True
+    """DINO leaves it out for ViTs. It takes away what all answers have in common, without which
+    they stay alike for the first thousand steps."""
     shared_head: bool = False  # iBOT shares one head; DINOv2 found two better (section 4)
 
     # Losses, weighted as in DINOv2.
     class_weight: float = 1.0
     patch_weight: float = 1.0
-    koleo_weight: float = 0.1
+    koleo_weight: float = 0.0  # DINOv2: 0.1, on batches of thousands
+    label_weight: float = 0.0
+    """Of naming, from the class token, what the data set says of the picture (``labels.py``)."""
     student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.04)
+    teacher_temperature: tuple[float, float] = (0.02, 0.02)
     """From and to, linearly over ``teacher_warm_up`` of the run. DINOv2 warms up to 0.07 in
     37,500 steps; within a few hundred that made all answers alike (entropy log K)."""
     teacher_warm_up: float = 0.3
@@ -183,6 +189,8 @@ class Recipe:
             ("checkpoint_every", self.checkpoint_every, 1, 10**9),
             ("log_every", self.log_every, 1, 10**9),
         ]
+        if not 0 <= self.label_weight < math.inf:
+            raise HarnessError(f"--labels {self.label_weight}: a weight of 0 or more is needed")
         for option, value, low, high in whole:
             if value is not None and not low <= value <= high:
                 raise HarnessError(f"{option} {value}: from {low} to {high:,} is possible")

@@ -162,6 +162,22 @@ def test_one_head_for_both_and_no_local_crops_and_no_patch_loss_are_possible(rec
     assert line["loss"] == pytest.approx(line["class"], rel=1e-5)
 
 
+def test_labels_are_learned_where_they_are_asked_for(recipe: Make) -> None:
+    wanted = recipe(data="generated", label_weight=1.0, batch_size=4, steps=30)
+    pretrain(wanted, Silent())
+    told = [line["label"] for line in log(wanted.out)]
+    assert np.mean(told[-5:]) < np.mean(told[:5])
+    with pytest.raises(HarnessError, match="a weight of 0 or more is needed"):
+        recipe(label_weight=-1.0).check()
+
+
+def test_labels_are_left_alone_where_they_are_not(recipe: Make) -> None:
+    wanted = recipe(data="generated", batch_size=4)
+    pretrain(wanted, Silent())
+    assert all(line["label"] == 0 for line in log(wanted.out))
+    assert not any("label_head" in name for name in state(wanted.out)["model"])
+
+
 def test_half_precision_on_a_cpu_is_close_to_full(recipe: Make, tmp_path: Path) -> None:
     pretrain(recipe(steps=1), Silent())
     pretrain(recipe(steps=1, precision="bf16", out=tmp_path / "half"), Silent())
@@ -171,7 +187,7 @@ def test_half_precision_on_a_cpu_is_close_to_full(recipe: Make, tmp_path: Path) 
 
 
 def test_schedules_begin_and_end_where_the_recipe_says(recipe: Make) -> None:
-    wanted = recipe(teacher_temperature=(0.04, 0.07))
+    wanted = recipe(teacher_temperature=(0.04, 0.07), warm_up=0.1)
     first, last = schedule(wanted, 0, 1000), schedule(wanted, 999, 1000)
     assert first.learning_rate == pytest.approx(wanted.learning_rate / 100)
     assert schedule(wanted, 100, 1000).learning_rate == pytest.approx(wanted.learning_rate)
