@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find harness tasks -name '*.py' 2>/dev/null | sort)
+SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' 2>/dev/null | sort)
 
 .PHONY: install demo test check bench clean
 
@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: install
-	@echo 'LOST on 400 painted scenes with two floors, which need no weights. No download.'
+	@echo 'LOST on 400 painted scenes: two small ViTs alike but for registers, and two floors. No download.'
 	$(BIN)/harness run --suite demo --out build/demo
 
 test: install
