@@ -16,7 +16,12 @@ from harness.errors import HarnessError
 from harness.registry import SHIPPED, ModelEntry, Registry
 
 NAMES = Registry.load().names()
-FROM_TIMM = [name for name in NAMES if Registry.load().entry(name).timm]
+# With timm's own weights: nano and nano-reg4 are timm's class with weights that are shipped here.
+FROM_TIMM = [
+    name
+    for name in NAMES
+    if Registry.load().entry(name).timm and not Registry.load().entry(name).checkpoint
+]
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
