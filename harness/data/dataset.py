@@ -108,6 +108,10 @@ class Dataset:
         """What is known of every pixel of picture ``index``; read apart, because it is large."""
         return Dense()
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """The stored sizes that there are among its pictures."""
+        return {sample.size for sample in self.samples}
+
     def where(self, index: int) -> str:
         """What an error about picture ``index`` calls it: its file where it has one."""
         return self.samples[index].id

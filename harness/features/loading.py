@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from harness.data.views import Crop, View
 from harness.errors import BadPicture, HarnessError
 
 PREFETCH = 4
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class _Pictures(TorchDataset[Loaded]):
             picture = self._dataset.picture(index)
             crops = self._view(picture, sample.target, self._seed, index)
         except BadPicture as error:
-            text = str(error)
-            named = text if sample.id in text else f"{sample.id}: {text}"
-            return Loaded(index, (), named)
+            return Loaded(index, (), told(error, sample.id))
         return Loaded(index, tuple(crops))
 
 
@@ -54,16 +53,24 @@ def load(
     dataset: Dataset, view: View, order: Sequence[int], seed: int, workers: int
 ) -> Iterator[Loaded]:
     """Pictures in ``order``, whatever the number of workers (0: in this process)."""
+    yield from by_workers(_Pictures(dataset, view, seed), order, workers, seed, PREFETCH)
+
+
+def by_workers(
+    items: TorchDataset[Item], order: Sequence[int], workers: int, seed: int, prefetch: int
+) -> Iterator[Item]:
+    """``items[i]`` for each i of ``order``, made by ``workers`` processes (0: this one), each up to
+    ``prefetch`` ahead. Raises ``HarnessError`` where a process dies."""
     options: dict[str, Any] = {}
     if workers:
-        # Workers touch numpy and PIL only, so a fork after torch has started threads is safe, and
-        # it starts at once where a spawn would import torch again in each of them.
+        # Workers keep to one thread and off the device, so a fork after torch has started threads
+        # is safe, and it starts at once where a spawn would import torch again in each of them.
         context = "fork" if sys.platform == "linux" else None
-        options = {"prefetch_factor": PREFETCH, "multiprocessing_context": context}
-    loader: DataLoader[Loaded] = DataLoader(
-        _Pictures(dataset, view, seed),
+        options = {"prefetch_factor": prefetch, "multiprocessing_context": context}
+    loader: DataLoader[Item] = DataLoader(
+        items,
         batch_size=None,
-        sampler=list(order),
+        sampler=order,
         num_workers=workers,
         collate_fn=_unchanged,
         # The loader draws a base seed for its workers: not from the caller's random state.
@@ -79,6 +86,12 @@ def load(
             f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
             f"Fewer (--workers 1) need less, --workers 0 reads in this process"
         ) from None
+
+
+def told(error: BadPicture, identity: str) -> str:
+    """What is wrong with a picture, in a sentence that names it."""
+    text = str(error)
+    return text if identity in text else f"{identity}: {text}"
 
 
 def _unchanged(loaded: Any) -> Any:

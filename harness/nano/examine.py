@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, stream
 from harness.registry import Registry
+from harness.task import Batch
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINOv2's kNN (dinov2/eval/knn.py), the published best k
 TIMES = (2.0, 3.0)
@@ -103,7 +104,7 @@ def _likeness(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
     return mean
 
 
-def _stream(backbone: Backbone, dataset: Dataset, *reads: Read):  # type: ignore[no-untyped-def]
+def _stream(backbone: Backbone, dataset: Dataset, *reads: Read) -> Iterator[Batch]:
     view = WholePicture(backbone.architecture.patch, 10_000)
     wanted = Pass(view, frozenset(reads))
     return stream(backbone, dataset, wanted, range(len(dataset.samples)), Tally(_BATCH))

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.dataset import Dataset
-from harness.errors import BadPicture, HarnessError
-from harness.features.loading import default_workers
+from harness.errors import BadPicture
+from harness.features.loading import by_workers, default_workers, told
 from harness.nano.crops import make_crops
 from harness.nano.distillation import draw_masks
 from harness.nano.recipe import Recipe
@@ -54,7 +53,7 @@ class Decoded:
         """``shared``: worker processes will read too; without fork they could not share it."""
         self._dataset = dataset
         self._pixels: NDArray[np.uint8] | None = None
-        sizes = {sample.size for sample in dataset.samples}
+        sizes = dataset.sizes()
         width, height = next(iter(sizes)) if len(sizes) == 1 else (0, 0)
         count = len(dataset.samples)
         size = count * height * width * 3
@@ -90,31 +89,11 @@ def batches(recipe: Recipe, dataset: Dataset, steps: range) -> Iterator[Batch]:
     if workers is None:
         # The step itself keeps a core busy, and a second one hardly waits for 1 ms a picture.
         workers = default_workers() if default_workers() > 1 else 0
-    options: dict[str, Any] = {}
-    if workers:
-        context = "fork" if sys.platform == "linux" else None
-        options = {"prefetch_factor": _PREFETCH, "multiprocessing_context": context}
-    loader: DataLoader[Any] = DataLoader(
-        _Steps(recipe, dataset, shared=workers > 0),
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        generator=torch.Generator().manual_seed(recipe.seed % 2**63),
-        **options,
-    )
-    try:
-        for loaded in loader:
-            if isinstance(loaded, str):
-                raise BadPicture(loaded)
-            yield Batch(*map(torch.from_numpy, loaded))
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise HarnessError(
-            f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
-            f"Fewer (--workers 1) need less, --workers 0 reads in this process"
-        ) from None
+    items = _Steps(recipe, dataset, shared=workers > 0)
+    for loaded in by_workers(items, steps, workers, recipe.seed % 2**63, _PREFETCH):
+        if isinstance(loaded, str):
+            raise BadPicture(loaded)
+        yield Batch(*map(torch.from_numpy, loaded))
 
 
 _Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]
@@ -143,8 +122,7 @@ class _Steps(TorchDataset[Any]):
                 try:
                     crops.append(make_crops(self._decoded.picture(index), recipe, epoch, index))
                 except BadPicture as error:
-                    text, identity = str(error), self._dataset.samples[index].id
-                    return text if identity in text else f"{identity}: {text}"
+                    return told(error, self._dataset.samples[index].id)
             # Arrays, because they go through the workers' pipe; tensors would go by /dev/shm.
             return (
                 torch.stack([each.whole for each in crops], 1).flatten(0, 1).numpy(),
@@ -163,7 +141,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _unchanged(loaded: Any) -> Any:
-    return loaded

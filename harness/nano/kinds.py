@@ -145,10 +145,7 @@ def snowman(draw: Draw) -> Shape:
 def table(draw: Draw) -> Shape:
     a, c, high = draw.uniform(0.6, 0.95), draw.uniform(0.4, 0.6), draw.uniform(0.7, 0.8)
     parts = [Part(box((-a, high - 0.09, -c), (a, high, c)), 0)]
-    for x in (-a + 0.1, a - 0.1):
-        for z in (-c + 0.1, c - 0.1):
-            parts.append(Part(box((x - 0.05, 0, z - 0.05), (x + 0.05, high - 0.09, z + 0.05)), 1))
-    return tuple(parts)
+    return (*parts, *_legs(a - 0.1, c - 0.1, 0.05, high - 0.09))
 
 
 def chair(draw: Draw) -> Shape:
@@ -157,10 +154,7 @@ def chair(draw: Draw) -> Shape:
         Part(box((-a, seat - 0.07, -a), (a, seat, a)), 0),
         Part(box((-a, seat, a - 0.07), (a, high, a)), 0),
     ]
-    for x in (-a + 0.05, a - 0.05):
-        for z in (-a + 0.05, a - 0.05):
-            parts.append(Part(box((x - 0.04, 0, z - 0.04), (x + 0.04, seat - 0.07, z + 0.04)), 1))
-    return tuple(parts)
+    return (*parts, *_legs(a - 0.05, a - 0.05, 0.04, seat - 0.07))
 
 
 def sofa(draw: Draw) -> Shape:
@@ -203,6 +197,15 @@ def shelf(draw: Draw) -> Shape:
         low, top = (-a + 0.08, y, -0.7 * c), (right, y + 0.62 * high / 3, 0)
         parts.append(Part(box(low, top), 2))
     return tuple(parts)
+
+
+def _legs(x: float, z: float, half: float, high: float) -> Shape:
+    """Four square legs, ``half`` their half width, at ±x and ±z."""
+    return tuple(
+        Part(box((at_x - half, 0, at_z - half), (at_x + half, high, at_z + half)), 1)
+        for at_x in (-x, x)
+        for at_z in (-z, z)
+    )
 
 
 KINDS: dict[str, Callable[[Draw], Shape]] = {

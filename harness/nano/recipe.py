@@ -208,7 +208,6 @@ class Recipe:
                 raise HarnessError(
                     f"{name} {low_share}, {high_share}: shares from 0 to 1, in order"
                 )
-
         if min(self.teacher_temperature) < 0.02:
             raise HarnessError("teacher_temperature: below 0.02 an exponential leaves fp32")
 

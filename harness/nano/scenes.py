@@ -26,6 +26,7 @@ from harness.nano.render import Rendered, masks, render
 VERSION = 1
 """Another number where the painter gives other pixels or labels: it is part of the fingerprint."""
 SEED = 20230928
+SPLITS: dict[Role, str] = {"train": "train", "select": "val", "test": "test"}
 STARTS: dict[Role, int] = {"train": 0, "select": 1_000_000, "test": 2_000_000}
 MOST = 1_000_000
 """Pictures in a split, at most: where the next split begins."""
@@ -42,7 +43,7 @@ class ScenesDataset(Dataset):
 
     def __init__(self, name: str, role: Role, count: int, size: tuple[int, int]) -> None:
         self.name = name
-        self.split = {"train": "train", "select": "val", "test": "test"}[role]
+        self.split = SPLITS[role]
         self.classes = CLASSES
         self.semantic_classes = SEMANTIC_CLASSES
         self.samples: _Samples = _Samples(role, range(count), size)
@@ -64,6 +65,10 @@ class ScenesDataset(Dataset):
             instances=rendered.instances.copy(),
             depth=rendered.depth.copy(),
         )
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """One, known without painting: a sample's boxes would have to be painted first."""
+        return {self.samples.size}
 
     def fingerprint(self) -> str:
         """Of what decides every label: the base class's would paint every picture to learn them."""
@@ -98,8 +103,7 @@ class _Samples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | _Samples:
         if isinstance(index, slice):
             return _Samples(self.role, self.numbers[index], self.size)
-        split = {"train": "train", "select": "val", "test": "test"}[self.role]
-        identity = f"{split}-{self.numbers[index]:06d}"
+        identity = f"{SPLITS[self.role]}-{self.numbers[index]:06d}"
         return Sample(identity, self.size, _target(self.series(index), self.size))
 
     def __iter__(self) -> Iterator[Sample]:
