@@ -129,6 +129,13 @@ def parser() -> argparse.ArgumentParser:
     )
     pretrain.add_argument("--local-crops", type=int, default=4, metavar="N", help="default: 4")
     pretrain.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="any other setting of the recipe, such as patch_weight=0 or depth=24; repeatable",
+    )
+    pretrain.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",

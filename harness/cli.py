@@ -152,7 +152,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         dataset_files=tuple(options.datasets),
         data_root=options.data_root,
         command=tuple(options.typed),
-    )
+    ).changed(_settings(options.set))
     remember_interrupts()
     with Silent() if options.json else for_stream() as progress:
         registry = pretrain(recipe, progress)

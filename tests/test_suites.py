@@ -32,7 +32,10 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 def test_the_demo_is_there_and_downloads_nothing() -> None:
     suite = Suites.load().suite("demo")
     assert suite.models == ("nano", "nano-reg4", "pixels", "chance")
-    assert [str(run) for run in suite.runs] == ["lost on scenes-demo"]
+    assert [str(run) for run in suite.runs] == [
+        "lost on scenes-demo",
+        "lost on scenes-demo (facet=value)",
+    ]
 
 
 @pytest.mark.parametrize("name", Suites.load().names())

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.documents import check_name, unknown
 from harness.errors import HarnessError
 
@@ -73,6 +75,8 @@ class Recipe:
     # Crops: sides in pixels, None is the size's own; scales are shares of the picture's area.
     crop: int | None = None
     local_crop: int | None = None
+    depth: int | None = None
+    """Blocks; None is the size's own."""
     local_crops: int = 4  # DINOv2: 8
     crop_scale: tuple[float, float] = (0.5, 1.0)  # DINO ViT: 0.25 to 1; DINOv2: 0.32 to 1
     local_crop_scale: tuple[float, float] = (0.15, 0.5)  # DINO ViT: 0.05 to 0.25
@@ -133,10 +137,13 @@ class Recipe:
 
     @property
     def facts(self) -> Size:
-        """The size with the crops that were asked for."""
+        """The size with the crops and the depth that were asked for."""
         own = SIZES[self.size]
         return dataclasses.replace(
-            own, crop=self.crop or own.crop, local_crop=self.local_crop or own.local_crop
+            own,
+            crop=self.crop or own.crop,
+            local_crop=self.local_crop or own.local_crop,
+            depth=self.depth or own.depth,
         )
 
     @property
@@ -159,6 +166,24 @@ class Recipe:
             # Positions of patches only: the same parameter with and without registers.
             "no_embed_class": True,
         }
+
+    def changed(self, settings: Mapping[str, object]) -> Recipe:
+        """This recipe with some of the fields set that have no option of their own (``--set``).
+
+        Raises ``HarnessError`` for another field, or a value that is none of its kind.
+        """
+        for name in settings:
+            if name not in settable():
+                raise unknown("setting", name, settable(), "docs/nano.md")
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        try:
+            return TypeAdapter(Recipe).validate_python({**plain, **settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise HarnessError(
+                f"--set {where}: {first['msg']} (given: {first['input']!r})"
+            ) from None
 
     def total_steps(self, pictures: int) -> int:
         """Steps of the whole run; an epoch leaves out what does not fill a batch."""
@@ -184,12 +209,13 @@ class Recipe:
             ("--crop", self.crop, 1, 4096),
             ("--local-crop", self.local_crop, 1, 4096),
             ("--local-crops", self.local_crops, 0, 64),
+            ("depth", self.depth, 1, 1000),
             ("--workers", self.workers, 0, 1024),
             ("--threads", self.threads, 1, 1024),
             ("checkpoint_every", self.checkpoint_every, 1, 10**9),
             ("log_every", self.log_every, 1, 10**9),
         ]
-        if not 0 <= self.label_weight < math.inf:
+        if not 0 <= self.label_weight < math.inf:  # named as it is typed
             raise HarnessError(f"--labels {self.label_weight}: a weight of 0 or more is needed")
         for option, value, low, high in whole:
             if value is not None and not low <= value <= high:
@@ -208,6 +234,24 @@ class Recipe:
                 raise HarnessError(
                     f"{name} {low_share}, {high_share}: shares from 0 to 1, in order"
                 )
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(least <= number < math.inf for number in numbers):
+                raise HarnessError(
+                    f"{name} {value}: finite numbers of at least {least:g} are needed"
+                )
+        for name in (
+            "masked_pictures",
+            "teacher_warm_up",
+            "center_momentum",
+            "warm_up",
+            "momentum",
+        ):
+            value = getattr(self, name)
+            shares = value if isinstance(value, tuple) else (value,)
+            if not all(0 <= share <= 1 for share in shares):
+                raise HarnessError(f"{name} {value}: from 0 to 1 is possible")
         if min(self.teacher_temperature) < 0.02:
             raise HarnessError("teacher_temperature: below 0.02 an exponential leaves fp32")
 
@@ -224,9 +268,25 @@ class Recipe:
         return loaded
 
 
+def settable() -> tuple[str, ...]:
+    """The fields that `--set` may change: those without an option of their own."""
+    return tuple(f.name for f in dataclasses.fields(Recipe) if f.name not in _OPTIONS)
+
+
 _MACHINE = frozenset(
     {
         *("out", "device", "workers", "threads", "checkpoint_every", "log_every", "overwrite"),
         *("baseline", "dataset_files", "data_root", "command"),
     }
 )
+_AT_LEAST: Mapping[str, float] = {
+    **dict.fromkeys(("head_outputs", "head_hidden", "head_bottleneck"), 2),
+    **dict.fromkeys(("class_weight", "patch_weight", "koleo_weight", "label_weight"), 0),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay", "token_std"), 0),
+    **dict.fromkeys(("student_temperature", "clip"), 1e-6),
+}
+# Fields that `--set` leaves to options of their own.
+_OPTIONS = (_MACHINE - {"checkpoint_every", "log_every"}) | {
+    *("data", "size", "registers", "name", "steps", "epochs", "batch_size", "seed", "precision"),
+    *("crop", "local_crop", "local_crops", "label_weight"),
+}

@@ -21,7 +21,7 @@ from PIL import Image
 from harness.data.generated import paint
 from harness.documents import read_yaml
 from harness.errors import HarnessError
-from harness.nano.recipe import MEAN, SIZES, STD, Recipe, Size
+from harness.nano.recipe import MEAN, SIZES, STD, Recipe, Size, settable
 from harness.nano.schedule import schedule
 from harness.progress import Silent
 from harness.registry import Registry
@@ -480,6 +480,12 @@ def test_what_differs_in_more_than_registers_is_no_pair(recipe: Make, tmp_path: 
         ({"precision": "fp15"}, "no precision 'fp15'"),
         ({"device": "tpu"}, "--device tpu"),
         ({"baseline": Path("nowhere")}, r"nowhere/models\.yaml: no such file"),
+        ({"depth": 0}, "depth 0: from 1 to 1,000"),
+        ({"patch_weight": -1.0}, "patch_weight -1.0: finite numbers of at least 0 are needed"),
+        ({"learning_rate": float("inf")}, "learning_rate inf: finite numbers"),
+        ({"weight_decay": (0.1, -0.1)}, r"weight_decay \(0.1, -0.1\): finite numbers"),
+        ({"warm_up": 1.5}, "warm_up 1.5: from 0 to 1"),
+        ({"crop_scale": (0.9, 0.2)}, "crop_scale 0.9, 0.2: shares from 0 to 1, in order"),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_written(
@@ -488,6 +494,36 @@ def test_wrong_use_is_told_before_anything_is_written(
     with pytest.raises(HarnessError, match=said):
         pretrain(recipe(**changes), Silent())
     assert not recipe().out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dept": 3}, "no setting 'dept': did you mean depth"),
+        ({"seed": 3}, "no setting 'seed'"),
+        ({"depth": "deep"}, "--set depth: .*valid integer.*'deep'"),
+        ({"crop_scale": 3}, "--set crop_scale: .*tuple"),
+        ({"centering": "none"}, "--set centering: .*'sinkhorn' or 'mean'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told(
+    recipe: Make, settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(HarnessError, match=said):
+        recipe().changed(settings)
+
+
+def test_settings_without_an_option_can_be_set_and_decide_the_weights(recipe: Make) -> None:
+    changed = recipe().changed({"depth": 3, "masked_share": [0.2, 0.3], "patch_weight": 0})
+    assert changed == recipe(depth=3, masked_share=(0.2, 0.3), patch_weight=0.0)
+    assert changed.decisive() != recipe().decisive()
+    assert len(build_vit(changed).blocks) == 3  # type: ignore[arg-type]
+
+
+def test_the_docs_list_every_setting() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "nano.md").read_text()
+    for name in settable():
+        assert f"`{name}`" in text, name
 
 
 def test_an_empty_folder_is_told(recipe: Make, tmp_path: Path) -> None:
