@@ -127,7 +127,8 @@ def show_results(
         _print_footnotes(console, [record for _, record in rows])
         apart = [each for each in differences if (each.task, each.dataset) == (task, dataset)]
         if apart:
-            _print_differences(console, apart)
+            said = {path.stem: ", ".join(_protocol(record).split("\n")) for path, record in rows}
+            _print_differences(console, apart, said)
     for cell in not_applicable:
         console.print(cell.told, markup=False, soft_wrap=True)
     for path, _ in results:
@@ -170,13 +171,16 @@ def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
             )
 
 
-def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
+def _print_differences(
+    console: Console, differences: Sequence[Difference], said: Mapping[str, str]
+) -> None:
+    """``said`` tells of the name of a record's file what protocol it is."""
     numbers = ("difference", "95 % interval")
     table = _table("model − baseline", "protocol", "metric", *numbers, right=numbers)
     table.collapse_padding = True
     shown = None
     for each in differences:
-        pair = (f"{each.model} − {each.baseline}", each.protocol)
+        pair = (f"{each.model} − {each.baseline}", said.get(each.protocol, each.protocol))
         table.add_row(
             *(("", "") if pair == shown else map(escape, pair)),
             each.metric.replace("_", " "),
