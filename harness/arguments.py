@@ -79,15 +79,75 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--overwrite", action="store_true", help="run finished results again")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    run.add_argument(
-        "--on-bad-image",
-        choices=("fail", "skip"),
-        default="fail",
-        help="skip: leave bad pictures out, count and name them",
-    )
+    _add_bad_image(run)
+    _add_no_store(run)
     _add_machine(run)
     _add_files(run)
     _add_suite_files(run)
+
+    extract = add(
+        "extract",
+        "write features of a data set to a file, through the feature store",
+        "harness extract --model vits-reg4 --dataset scenes --tokens global,patch-mean "
+        "--out build/features",
+    )
+    extract.add_argument("--model", required=True, metavar="NAME")
+    extract.add_argument("--dataset", required=True, metavar="NAME")
+    extract.add_argument(
+        "--tokens",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="global (the default), cls, register, registers-mean, patch, patch-mean, "
+        "cls+patch-mean, center, outlier, normal",
+    )
+    extract.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    extract.add_argument(
+        "--role", choices=("train", "select", "test", "all"), default="test", help="default: test"
+    )
+    extract.add_argument(
+        "--resize", type=int, default=256, metavar="PIXELS", help="the shorter side (256)"
+    )
+    extract.add_argument(
+        "--crop", type=int, default=224, metavar="PIXELS", help="side of the middle (224)"
+    )
+    extract.add_argument(
+        "--layer", type=int, default=-1, metavar="N", help="block, negative from the end (-1)"
+    )
+    extract.add_argument("--no-norm", action="store_true", help="before the final norm")
+    extract.add_argument(
+        "--outliers",
+        default="mean+3sd",
+        metavar="RULE",
+        help="of outlier and normal: a norm, quantile0.98 or mean+3sd (the default)",
+    )
+    extract.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp16",
+        help="default: fp16, which is fp32 on a CPU",
+    )
+    extract.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    extract.add_argument("--seed", type=int, default=0, metavar="N", help="of drawn tokens (0)")
+    extract.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER")
+    _add_bad_image(extract)
+    _add_no_store(extract)
+    _add_machine(extract)
+    _add_files(extract)
+
+    store = add(
+        "store",
+        "look after the feature store (in $HARNESS_CACHE)",
+        "harness store prune --max-size 50GB",
+    )
+    store.add_argument(
+        "action",
+        choices=("list", "verify", "prune", "clear"),
+        help="verify: hash every shard again; prune: remove what was not used for longest",
+    )
+    store.add_argument("--repair", action="store_true", help="verify: remove what is damaged")
+    store.add_argument("--max-size", metavar="SIZE", help="prune: what may stay, such as 50GB")
+    store.add_argument("--yes", action="store_true", help="clear: without this nothing is removed")
 
     pretrain = add(
         "pretrain",
@@ -186,14 +246,19 @@ def parser() -> argparse.ArgumentParser:
     _add_suite_files(describe)
     bench = add(
         "bench",
-        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, "
-        "the painter of scenes",
+        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
+        "linear heads and the logistic path against the plain way, the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
-    bench.add_argument("what", choices=("extract", "lost", "paint"))
+    bench.add_argument("what", choices=("extract", "knn", "linear", "logistic", "lost", "paint"))
     bench.add_argument("--model", metavar="NAME")
     bench.add_argument("--dataset", metavar="NAME")
-    bench.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    bench.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="the first N pictures only; of knn and logistic, N pictures to train on",
+    )
     bench.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     _add_machine(bench)
     _add_files(bench)
@@ -245,6 +310,23 @@ def _add_machine(command: argparse.ArgumentParser) -> None:
         help="random: for smoke runs, kept out of tables",
     )
     command.add_argument("--compile", action="store_true", help="run blocks through torch.compile")
+
+
+def _add_bad_image(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on-bad-image",
+        choices=("fail", "skip"),
+        default="fail",
+        help="skip: leave bad pictures out, count and name them",
+    )
+
+
+def _add_no_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-store",
+        action="store_true",
+        help="neither read nor fill the feature store (in $HARNESS_CACHE)",
+    )
 
 
 def _add_model_files(command: argparse.ArgumentParser) -> None:

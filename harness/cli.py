@@ -46,24 +46,22 @@ def _run(options: argparse.Namespace) -> int:
 
     common = dict(
         out=options.out,
-        limit=options.limit,
         seed=options.seed,
-        weights=options.weights,
-        device=options.device,
-        compiled=options.compile,
-        batch_size=options.batch_size,
-        workers=options.workers,
         on_bad_picture=options.on_bad_image,
         overwrite=options.overwrite,
+        store=not options.no_store,
         command=options.typed,
-        **_files(options),
+        **_machine(options),
     )
     runs = _runs(options, common)
     cells = plan(*runs)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
     if options.dry_run:
-        _print(options, terminal.plan_facts(cells), lambda: terminal.show_plan(cells))
+        from harness.forecast import forecast
+
+        seen = forecast(cells, runs[0])
+        _print(options, terminal.plan_facts(cells, seen), lambda: terminal.show_plan(cells, seen))
         return EXIT_DONE
     alone = [cell for cell in cells if cell.reason is not None]
     if len(alone) == len(cells):
@@ -122,6 +120,44 @@ def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:
     from harness.suites import Suites
 
     return Suites.load(options.suites).options(_names("suite", options.suite), models, common)
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from harness import export, terminal
+    from harness.plan import Options
+    from harness.progress import Silent, for_stream, remember_interrupts
+
+    wanted = Options(
+        tasks=["extract"],
+        models=[options.model],
+        datasets=[options.dataset],
+        seed=options.seed,
+        on_bad_picture=options.on_bad_image,
+        overwrite=options.overwrite,
+        store=not options.no_store,
+        **_machine(options),
+    )
+    extraction = export.Extraction(
+        tokens=_names("tokens", options.tokens) or ["global"],
+        role=options.role,
+        resize=options.resize,
+        crop=options.crop,
+        layer=options.layer,
+        norm=not options.no_norm,
+        precision=options.precision,
+        outliers=options.outliers,
+    )
+    remember_interrupts()
+    with Silent() if options.json else for_stream() as progress:
+        facts = export.extract(extraction, wanted, options.out, progress)
+    _print(options, facts, lambda: terminal.show_facts(facts))
+    return EXIT_DONE
+
+
+def _store(options: argparse.Namespace) -> int:
+    from harness.store_command import store
+
+    return EXIT_DONE if store(options) else EXIT_BAD
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -260,29 +296,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from harness import bench, terminal
-    from harness.plan import Options
+    from harness import terminal
+    from harness.bench.command import measure
 
-    if options.what == "extract":
-        if not options.model or not options.dataset:
-            raise HarnessError("harness bench extract: name a --model and a --dataset")
-        wanted = Options(
-            tasks=["bench"],
-            models=[options.model],
-            datasets=[options.dataset],
-            limit=options.limit,
-            weights=options.weights,
-            device=options.device,
-            compiled=options.compile,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            **_files(options),
-        )
-        facts = bench.extract(wanted, options.precision)
-    elif options.what == "paint":
-        facts = bench.paint(options.limit)
-    else:
-        facts = bench.lost(device=options.device)
+    facts = measure(options, _machine(options))
     _print(options, facts, lambda: terminal.show_facts(facts))
     return EXIT_DONE
 
@@ -321,6 +338,19 @@ def _settings(pairs: Sequence[str]) -> dict[str, object]:
     return settings
 
 
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    """What runs on how much of what, for every command that runs a model."""
+    return {
+        "limit": options.limit,
+        "weights": options.weights,
+        "device": options.device,
+        "compiled": options.compile,
+        "batch_size": options.batch_size,
+        "workers": options.workers,
+        **_files(options),
+    }
+
+
 def _files(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model_files": options.models,
@@ -331,6 +361,8 @@ def _files(options: argparse.Namespace) -> dict[str, Any]:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "extract": _extract,
+    "store": _store,
     "pretrain": _pretrain,
     "models": _models,
     "tasks": _tasks,

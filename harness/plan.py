@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from harness import records
 from harness.data.catalog import Catalog
@@ -18,6 +18,9 @@ from harness.errors import BadPicture, HarnessError
 from harness.registry import ModelEntry, Registry, Weights
 from harness.schema import Record
 from harness.task import NotApplicable, Protocol, Task, TokenRequest, find_task
+
+if TYPE_CHECKING:
+    from harness.features.keys import Source
 
 OnBadPicture = Literal["fail", "skip"]
 
@@ -41,6 +44,7 @@ class Options:
     workers: int | None = None
     on_bad_picture: OnBadPicture = "fail"
     overwrite: bool = False
+    store: bool = True
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
     data_root: Path | None = None
@@ -101,6 +105,7 @@ class Cell:
     damaged: bool = False
     checkpoint_sha256: str | None = None
     weights_digest: str | None = None  # where the plan knows it
+    weights_from: str = "released"
 
     @property
     def state(self) -> str:
@@ -134,6 +139,15 @@ class Cell:
             for role, request in self.requests.items()
         }
 
+    def source(self, role: Role, seed: int) -> Source:
+        """The pictures of one role as its request sees them, for the keys of stored features."""
+        from harness.features.keys import Source
+
+        dataset, request = self.dataset.roles[role], self.requests[role]
+        view, precision = request.view, request.precision
+        fingerprint = self.dataset.fingerprints[role]
+        return Source(self.dataset.name, dataset.split, fingerprint, view, precision, seed)
+
     @property
     def bytes(self) -> int:
         """What the evaluation keeps in memory of all pictures."""
@@ -164,7 +178,7 @@ def plan(*runs: Options) -> list[Cell]:
     names = dict.fromkeys(name for options in runs for name in options.models)
     entries = [registry.entry(name) for name in names]
     datasets = {
-        name: _open(catalog, name, common)
+        name: open_dataset(catalog, name, common)
         for name in dict.fromkeys(name for job in wanted for name in job.datasets)
     }
     cells: dict[Path, Cell] = {}
@@ -184,6 +198,7 @@ def plan(*runs: Options) -> list[Cell]:
                     if cell.path in cells:
                         continue
                     cell.checkpoint_sha256, cell.weights_digest = sha256, weights_digest
+                    cell.weights_from = weights_from(sha256, common)
                     cells[cell.path] = cell
                     try:
                         cell.requests = job.task.requests(facts, dataset.roles, protocol)
@@ -192,6 +207,13 @@ def plan(*runs: Options) -> list[Cell]:
                     else:
                         _look_for_result(cell, common)
     return list(cells.values())
+
+
+def weights_from(checkpoint_sha256: str | None, options: Options) -> str:
+    """What the feature store calls the origin of weights before they are loaded."""
+    if options.weights == "random":
+        return f"random {options.seed}"
+    return checkpoint_sha256 or "released"
 
 
 class _Job(NamedTuple):
@@ -239,7 +261,9 @@ def protocols_of(
     return [p.changed(settings) if settings else p for p in protocols]
 
 
-def _open(catalog: Catalog, name: str, options: Options) -> OpenedDataset:
+def open_dataset(catalog: Catalog, name: str, options: Options) -> OpenedDataset:
+    """Every role of a data set, cut to the limit. Raises ``HarnessError`` for an empty split, and
+    ``BadPicture`` for pictures that are not there, unless they are skipped."""
     roles = catalog.open(name)
     missing = [identity for dataset in roles.values() for identity in dataset.missing()]
     if missing and options.on_bad_picture == "fail":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,14 +19,20 @@ from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES, Role
 from harness.errors import HarnessError
+from harness.features.cutoffs import resolve
 from harness.features.extract import Pass, Tally, out_of_memory, stream
+from harness.features.keys import RunningModel, can_be_keyed
 from harness.features.loading import default_workers
 from harness.features.order import Steps, indices
+from harness.features.outliers import OutlierRule
+from harness.features.select import Selector
+from harness.features.serve import Reader, batches, stored_features
+from harness.features.store import SHARD, Feature, Store
 from harness.plan import Cell, Options, scored_role
 from harness.progress import Progress, Silent
 from harness.registry import Registry
 from harness.stats import bootstrap_mean
-from harness.task import Context, Evaluation, Outcome, TokenRequest
+from harness.task import Batch, Context, Evaluation, Outcome, TokenRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +44,7 @@ class _Running:
 
     cell: Cell
     evaluation: Evaluation
+    cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
     started: str = field(default_factory=provenance.utc_now)
     pictures: int = 0
     forward_passes: int = 0
@@ -61,6 +68,7 @@ def run(
         return
     records.check_writable(options.out)
     registry = Registry.load(options.model_files)
+    store = Store() if options.store else None
     backbone: Backbone | None = None
     for entry, of_model in groupby(todo, key=lambda cell: cell.entry):
         backbone = None  # let go of the last model before the next is loaded
@@ -73,29 +81,36 @@ def run(
             registry,
         )
         for _, group in groupby(of_model, key=lambda cell: cell.dataset.name):
-            yield from _run_group(backbone, list(group), options, progress)
+            yield from _run_group(backbone, list(group), options, progress, store)
 
 
 def _run_group(
-    backbone: Backbone, cells: list[Cell], options: Options, progress: Progress
+    backbone: Backbone,
+    cells: list[Cell],
+    options: Options,
+    progress: Progress,
+    store: Store | None,
 ) -> Iterator[tuple[Path, schema.Record]]:
     dataset = cells[0].dataset
-    running = [
-        _Running(
-            cell,
-            cell.task.start(
-                Context(backbone.architecture, dataset.roles, cell.protocol, options.seed)
-            ),
-        )
-        for cell in cells
-    ]
+    running = []
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
     with exact_float32():
+        for cell in cells:
+            found, passes = _cutoffs(backbone, cell, options, store)
+            context = Context(
+                backbone.architecture,
+                dataset.roles,
+                cell.protocol,
+                options.seed,
+                found,
+                str(backbone.device),
+            )
+            running.append(_Running(cell, cell.task.start(context), found, forward_passes=passes))
         for role in ROLES:
             listeners = [one for one in running if role in one.cell.requests]
             for sharing in _that_share(listeners, role):
-                _pass(backbone, role, sharing, options, progress)
+                _pass(backbone, role, sharing, options, progress, store)
             for one in listeners:
                 one.evaluation.end(role)
         failures = []
@@ -113,12 +128,48 @@ def _run_group(
         raise HarnessError("; ".join(failures))
 
 
+def _cutoffs(
+    backbone: Backbone, cell: Cell, options: Options, store: Store | None
+) -> tuple[dict[OutlierRule, float], int]:
+    """The cut-off of every rule for outliers among what ``cell`` asks for, estimated on its first
+    role (train, where there is one), and the forward passes that it took."""
+    role = next(role for role in ROLES if role in cell.requests)
+    request = cell.requests[role]
+    return resolve(
+        backbone,
+        RunningModel.of(backbone, cell.entry, cell.weights_from),
+        cell.dataset.roles[role],
+        cell.source(role, options.seed),
+        request.select,
+        store,
+        options.batch_size,
+        workers(options),
+        options.on_bad_picture == "skip",
+    )
+
+
+def workers(options: Options) -> int:
+    """Decoding processes: as many as were asked for, or as suit the machine."""
+    return default_workers() if options.workers is None else options.workers
+
+
 def _that_share(listeners: list[_Running], role: Role) -> list[list[_Running]]:
-    """Listeners brought together where one pass can serve them."""
-    groups: dict[tuple[object, ...], list[_Running]] = {}
+    """Listeners brought together where one pass can serve them: not where one rule for outliers
+    came to two cut-offs (of two layers, say)."""
+    groups: dict[tuple[object, ...], list[list[_Running]]] = {}
     for one in listeners:
-        groups.setdefault(one.cell.requests[role].sharing, []).append(one)
-    return list(groups.values())
+        alike = groups.setdefault(one.cell.requests[role].sharing, [])
+        for group in alike:
+            if all(
+                one.cutoffs.get(rule, cutoff) == cutoff
+                for other in group
+                for rule, cutoff in other.cutoffs.items()
+            ):
+                group.append(one)
+                break
+        else:
+            alike.append([one])
+    return [group for alike in groups.values() for group in alike]
 
 
 def _pass(
@@ -127,6 +178,7 @@ def _pass(
     listeners: list[_Running],
     options: Options,
     progress: Progress,
+    store: Store | None,
 ) -> None:
     """One pass over the pictures of a role, for all ``listeners``."""
     requests: list[TokenRequest] = [one.cell.requests[role] for one in listeners]
@@ -138,34 +190,31 @@ def _pass(
         attention=frozenset().union(*(request.attention for request in requests)),
         pixels=any(request.pixels for request in requests),
         precision=first.precision,
+        selectors=frozenset(selector for request in requests for selector in request.select),
+        cutoffs={rule: cutoff for one in listeners for rule, cutoff in one.cutoffs.items()},
     )
-    order = indices(first, len(dataset.samples), options.seed)
     tally = Tally(options.batch_size)
     steps = [Steps(request.step_size) for request in requests]
     names = ", ".join(dict.fromkeys(one.cell.protocol.name for one in listeners))
-    progress.start(f"{backbone.name} · {listeners[0].cell.dataset.name} · {names}", len(order))
+    total = len(dataset.samples) if first.pictures is None else first.pictures
+    progress.start(f"{backbone.name} · {listeners[0].cell.dataset.name} · {names}", total)
     began = time.perf_counter()
-    batches = stream(
-        backbone,
-        dataset,
-        wanted,
-        order,
-        tally,
-        options.seed,
-        default_workers() if options.workers is None else options.workers,
-        options.on_bad_picture == "skip",
-        progress.advance,
-    )
+
+    def tell() -> None:
+        for notices in (tally.notices, [] if store is None else store.notices):
+            while notices:
+                progress.note(notices.pop(0))
+
     try:
-        for batch in batches:
+        for batch in _batches(backbone, role, listeners, wanted, tally, options, progress, store):
             for one, dealt in zip(listeners, steps, strict=True):
                 for part in dealt.add(batch):
                     one.evaluation.update(role, part)
-            while tally.notices:
-                progress.note(tally.notices.pop(0))
+            tell()
         for one, dealt in zip(listeners, steps, strict=True):
             for part in dealt.rest():
                 one.evaluation.update(role, part)
+        tell()
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -180,6 +229,34 @@ def _pass(
         one.seconds += seconds
         one.bad += tally.bad
         one.dtype = backbone.precision(first.precision)
+
+
+def _batches(
+    backbone: Backbone,
+    role: Role,
+    listeners: list[_Running],
+    wanted: Pass,
+    tally: Tally,
+    options: Options,
+    progress: Progress,
+    store: Store | None,
+) -> Iterator[Batch]:
+    """What a pass reads: of pictures read once, vectors that the store has are not computed."""
+    cell = listeners[0].cell
+    dataset, first = cell.dataset.roles[role], cell.requests[role]
+    how = options.seed, workers(options), options.on_bad_picture == "skip"
+    if first.order != "once" or not wanted.selectors:
+        order = indices(first, len(dataset.samples), options.seed)
+        yield from stream(backbone, dataset, wanted, order, tally, *how, progress.advance)
+        return
+    features: dict[Selector, Feature] = {}
+    if store is not None and can_be_keyed(first.view):
+        running = RunningModel.of(backbone, cell.entry, cell.weights_from)
+        source = cell.source(role, options.seed)
+        features = stored_features(store, running, source, wanted, len(dataset.samples))
+    shard = SHARD if store is None else store.shard
+    reader = Reader(backbone, dataset, wanted, tally, *how, shard, progress.advance)
+    yield from batches(reader, features, all(o.cell.requests[role].storable for o in listeners))
 
 
 def _store(
@@ -266,6 +343,7 @@ def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
             higher_is_better=spec.higher_is_better,
             column=spec.column,
             scale=spec.scale,
+            shown=spec.shown,
         )
     return metrics
 

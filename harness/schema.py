@@ -57,6 +57,7 @@ class Metric(_Part):
     higher_is_better: bool
     column: str | None = None
     scale: FiniteFloat = 1.0
+    shown: bool = True
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:

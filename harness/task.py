@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from harness.backbone.architecture import Architecture
     from harness.backbone.layout import Facet, Tokens
     from harness.backbone.vit import Layer, Precision, Read
+    from harness.features.outliers import OutlierRule
+    from harness.features.select import Selected, Selector
 
 
 class NotApplicable(Exception):
@@ -121,11 +123,13 @@ class TokenRequest:
     grid may be brought together) or ``shuffled`` (``steps`` updates of ``step_size`` pictures, in
     epochs shuffled by the seed). With a ``step_size`` every update but the last has exactly that
     many pictures, in order, whatever the forward batch: the view must then give one size.
-    ``bytes_per_picture`` is what the fold keeps of each, for the plan.
+    ``bytes_per_picture`` is what the fold keeps of each, for the plan. ``select`` are tokens that
+    stand for a picture as one vector. A request that wants nothing else (no layers, attention or
+    pixels) of pictures read once can be served from the feature store, without a forward pass.
     """
 
     view: View
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = ()
     facets: tuple[Facet, ...] = ("token",)
     norm: bool = False
     attention: tuple[int, ...] = ()
@@ -135,6 +139,7 @@ class TokenRequest:
     steps: int | None = None
     step_size: int | None = None
     bytes_per_picture: int = 0
+    select: tuple[Selector, ...] = ()
 
     def __post_init__(self) -> None:
         if self.order == "shuffled" and not (self.steps and self.step_size):
@@ -160,7 +165,13 @@ class TokenRequest:
             Read(layer, facet, self.norm and facet == "token")
             for layer in self.layers
             for facet in self.facets
-        )
+        ).union(*(selector.reads for selector in self.select))
+
+    @property
+    def storable(self) -> bool:
+        """Whether the feature store can serve it: selected tokens of pictures read once."""
+        asks_more = self.layers or self.attention or self.pixels
+        return bool(self.select) and self.order == "once" and not asks_more
 
 
 @dataclass(frozen=True)
@@ -170,6 +181,8 @@ class Batch:
     ``tokens[Read(layer, facet, norm)]`` and ``attention[layer] [B, heads, C+R, H, W]`` live on the
     backbone's device. ``ids`` and ``targets`` are per picture; ``sample[row]`` says which picture a
     row is of; ``geometry`` is per row. ``pixels [B, 3, H, W]`` are normalised, given if asked for.
+    ``selected[selector]`` has a vector for each row. From the feature store a batch brings that
+    alone, on the CPU: its ``tokens`` are empty.
     """
 
     tokens: Mapping[Read, Tokens]
@@ -179,16 +192,21 @@ class Batch:
     sample: tuple[int, ...]
     geometry: tuple[Geometry, ...]
     pixels: torch.Tensor | None = None
+    selected: Mapping[Selector, Selected] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric that is the mean over pictures of one column of an outcome, times ``scale``."""
+    """A metric that is the mean over pictures of one column of an outcome, times ``scale``.
+
+    One that is not ``shown`` stands in the record and not in a run's table, which has to fit.
+    """
 
     column: str
     unit: str
     higher_is_better: bool
     scale: float = 1.0
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,10 @@ class Context(Generic[P]):
     datasets: Mapping[Role, Dataset]
     protocol: P
     seed: int
+    cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
+    """Of the rules in the task's selectors: the norm above which a patch is an outlier."""
+    device: str = "cpu"
+    """Where the backbone runs: ``cpu``, ``cuda`` or ``cuda:1``. A head may be fitted there too."""
 
 
 class Evaluation(ABC):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from harness.console import plain_table as _table
+from harness.console import size
+from harness.console import standard_output as _console
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,36 +22,14 @@ if TYPE_CHECKING:
     from harness.data.doctor import Report
     from harness.data.fetch import Fetched
     from harness.differences import Difference
+    from harness.forecast import Forecast
     from harness.plan import Cell
     from harness.registry import ModelEntry
     from harness.schema import Metric, Record
     from harness.suites import Suite
 
 
-FILE_WIDTH = 160
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """The command decides what that means; rich would leave with status 1."""
-        raise BrokenPipeError
-
-
-def _console() -> Console:
-    """Standard output, as wide as the terminal; wide in a file, where nothing needs folding."""
-    return _Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-
-
-def _table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    table.pad_edge = False
-    for column in columns:
-        justify = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    return table
-
-
-def plan_facts(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def plan_facts(cells: Sequence[Cell], forecast: Forecast) -> list[dict[str, Any]]:
     """A plan as JSON: one entry a cell."""
     return [
         {
@@ -59,7 +39,9 @@ def plan_facts(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "protocol": cell.protocol.name,
             "pictures": _pictures(cell),
             "forward_passes": sum(cell.passes.values()),
+            "forward_passes_saved": forecast.saved_by([cell]),
             "bytes": cell.bytes,
+            "bytes_stored": forecast.stored_by([cell]),
             "state": cell.state,
             "reason": cell.reason,
             "path": str(cell.path),
@@ -72,7 +54,7 @@ def _pictures(cell: Cell) -> int:
     return sum(len(cell.dataset.roles[role].samples) for role in cell.requests)
 
 
-def show_plan(cells: Sequence[Cell]) -> None:
+def show_plan(cells: Sequence[Cell], forecast: Forecast | None = None) -> None:
     """Cells with pictures, forward passes and bytes kept; what is done already; the sums."""
     numbers = ("pictures", "forward passes", "kept")
     table = _table("model", "data set", "task", "protocol", *numbers, "state", right=numbers)
@@ -96,6 +78,14 @@ def show_plan(cells: Sequence[Cell]) -> None:
         f"{len(todo)} of {len(cells)} to do: {sum(passes.values()):,} forward passes (shared where "
         f"cells can), {size(sum(cell.bytes for cell in todo))} kept in memory"
     )
+    saved, stored = (
+        (0, 0) if forecast is None else (f(todo) for f in (forecast.saved_by, forecast.stored_by))
+    )
+    if saved or stored:
+        console.print(
+            f"the feature store spares {saved:,} of these passes (while weights are as last used) "
+            f"and takes {size(stored)} more"
+        )
 
 
 def show_results(
@@ -110,7 +100,11 @@ def show_results(
     for path, record in results:
         groups.setdefault((record.task, record.dataset.name), []).append((path, record))
     for (task, dataset), rows in groups.items():
-        metrics = list(dict.fromkeys(name for _, record in rows for name in record.metrics))
+        metrics = [
+            name
+            for name in dict.fromkeys(name for _, record in rows for name in record.metrics)
+            if any(name in record.metrics and record.metrics[name].shown for _, record in rows)
+        ]
         heads = [f"{_folded(name)}\n{_arrow(rows, name)}" for name in metrics]
         numbers = (*heads, "pictures", "images\na second")
         table = _table("model", "protocol", *numbers, right=numbers, title=f"{task} on {dataset}")
@@ -125,7 +119,11 @@ def show_results(
             )
         console.print(table)
         _print_footnotes(console, [record for _, record in rows])
-        apart = [each for each in differences if (each.task, each.dataset) == (task, dataset)]
+        apart = [
+            each
+            for each in differences
+            if (each.task, each.dataset) == (task, dataset) and each.metric in metrics
+        ]
         if apart:
             said = {path.stem: ", ".join(_protocol(record).split("\n")) for path, record in rows}
             _print_differences(console, apart, said)
@@ -363,12 +361,3 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -29,6 +29,14 @@ def shared_reference() -> Path:
     return _folder("reference")
 
 
+@pytest.fixture(autouse=True)
+def _own_feature_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test reads or fills the user's feature store, or another test's."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache") / "features"))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry file with the tiny DINOv2s ``tiny`` and ``tiny-reg4``, weights and all."""

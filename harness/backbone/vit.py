@@ -24,6 +24,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def runs_as(wanted: Precision, device: str) -> Precision:
+    """What a precision runs as on a kind of device (``cpu``, ``cuda``)."""
+    return "fp32" if wanted == "fp16" and device == "cpu" else wanted
+
+
 class Read(NamedTuple):
     """One thing to read in a pass: a resolved layer (0 is the first block), a facet, normed or not.
 
@@ -59,6 +64,7 @@ class Backbone:
         self.name = name
         self.architecture = architecture
         self.device = device
+        self.compiled = compiled
         frozen: Any = module.eval().requires_grad_(False).to(device)
         frozen.patch_embed.strict_img_size = False  # a factory's model may insist on one size
         self._model = frozen
@@ -79,7 +85,7 @@ class Backbone:
 
     def precision(self, wanted: Precision) -> Precision:
         """What ``wanted`` runs as here: fp16 needs a GPU, and is fp32 on a CPU."""
-        return "fp32" if wanted == "fp16" and self.device.type == "cpu" else wanted
+        return runs_as(wanted, self.device.type)
 
     @torch.no_grad()  # and not inference_mode: heads are trained on these tokens
     def __call__(

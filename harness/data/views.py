@@ -7,14 +7,18 @@ and padding is laid round them after that, so that a padded pixel is exactly zer
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.dataset import Target
+from harness.data.dataset import MAX_PIXELS, Target
 from harness.errors import BadPicture
+from harness.nano.draw import Draw
+
+_TRIES = 10  # torchvision's RandomResizedCrop, before it takes what fits
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ class Crop:
 
 
 class View(Protocol):
-    """A frozen, hashable, picklable function of (picture, target, seed, index)."""
+    """A frozen, hashable, picklable function of (picture, target, seed, index).
+
+    A picture that is read again comes with another ``seed``, whatever the number of workers.
+    A view that says ``seeded = False`` gives the same crops whatever the seed.
+    """
 
     crops_per_picture: ClassVar[int]
 
@@ -65,6 +73,7 @@ class WholePicture:
     patch: int
     max_patches: int
     crops_per_picture: ClassVar[int] = 1
+    seeded: ClassVar[bool] = False
 
     def __call__(
         self, picture: NDArray[np.uint8], target: Target, seed: int, index: int
@@ -80,3 +89,103 @@ class WholePicture:
         size = width, height
         geometry = Geometry(size, size, (0, 0, width, height), (0, 0, right, bottom))
         return [Crop(picture, geometry)]
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The shorter side resized, and the middle cut out: how pictures are classified.
+
+    torchvision's ``Resize`` and ``CenterCrop`` on a PIL picture, as DINOv2's evaluations run them
+    (dinov2/data/transforms.py). Both in pixels; ``crop`` is a multiple of the patch.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str = "bicubic"
+    crops_per_picture: ClassVar[int] = 1
+    seeded: ClassVar[bool] = False
+
+    def __call__(
+        self, picture: NDArray[np.uint8], target: Target, seed: int, index: int
+    ) -> list[Crop]:
+        from PIL import Image
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
+        height, width = picture.shape[:2]
+        if self.resize**2 * max(height, width) / min(height, width) > MAX_PIXELS:
+            raise BadPicture(
+                f"{width}x{height} pixels: resized to a shorter side of {self.resize} it would "
+                f"have more than {MAX_PIXELS:,} pixels"
+            )
+        image = F.resize(
+            Image.fromarray(picture), [self.resize], InterpolationMode(self.interpolation)
+        )
+        pixels = np.array(F.center_crop(image, [self.crop, self.crop]))
+        left, top = (round((side - self.crop) / 2) for side in image.size)
+        geometry = Geometry(
+            (width, height), image.size, (left, top, self.crop, self.crop), (0, 0, 0, 0)
+        )
+        return [Crop(pixels, geometry)]
+
+
+@dataclass(frozen=True)
+class RandomResizedCropFlip:
+    """A random part of the picture, resized to ``size`` x ``size``, and flipped half the time: how
+    DINOv2 trains its linear classifier (dinov2/data/transforms.py).
+
+    torchvision's ``RandomResizedCrop`` (at its default ``scale`` and ``ratio``, width over height)
+    and ``RandomHorizontalFlip`` on a PIL picture, drawn from (seed, index) alone. The geometry is
+    rounded to whole pixels and does not tell the flip: for labels of a whole picture.
+    """
+
+    size: int
+    interpolation: str = "bicubic"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    crops_per_picture: ClassVar[int] = 1
+
+    def __call__(
+        self, picture: NDArray[np.uint8], target: Target, seed: int, index: int
+    ) -> list[Crop]:
+        from PIL import Image
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
+        height, width = picture.shape[:2]
+        draw = Draw(seed, index)
+        top, left, high, wide = self.part(draw, height, width)
+        image = F.resized_crop(
+            Image.fromarray(picture),
+            top,
+            left,
+            high,
+            wide,
+            [self.size, self.size],
+            InterpolationMode(self.interpolation),
+        )
+        if draw.chance(self.flip):
+            image = F.hflip(image)
+        across, down = self.size / wide, self.size / high
+        geometry = Geometry(
+            (width, height),
+            (round(width * across), round(height * down)),
+            (round(left * across), round(top * down), self.size, self.size),
+            (0, 0, 0, 0),
+        )
+        return [Crop(np.array(image), geometry)]
+
+    def part(self, draw: Draw, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height, width of the part of a picture of that size, all in pixels."""
+        lowest, highest = self.ratio
+        for _ in range(_TRIES):
+            area = height * width * draw.uniform(*self.scale)
+            aspect = math.exp(draw.uniform(math.log(lowest), math.log(highest)))
+            wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < wide <= width and 0 < high <= height:
+                top = draw.integer(0, height - high)
+                return top, draw.integer(0, width - wide), high, wide
+        wide = min(width, round(height * highest))
+        high = min(height, round(width / lowest))
+        return (height - high) // 2, (width - wide) // 2, high, wide

@@ -7,7 +7,7 @@ memory does not grow with the data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,8 @@ from harness.data.views import Crop, View
 from harness.errors import BadPicture, HarnessError
 from harness.features.loading import Loaded, load
 from harness.features.order import join_tokens
+from harness.features.outliers import OutlierRule
+from harness.features.select import Selector, select
 from harness.task import Batch
 
 LOOKAHEAD = 4
@@ -33,6 +35,8 @@ class Pass:
     attention: frozenset[int] = frozenset()
     pixels: bool = False
     precision: Precision = "fp32"
+    selectors: frozenset[Selector] = frozenset()
+    cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,15 +60,19 @@ def stream(
     workers: int = 0,
     skip_bad: bool = False,
     on_picture: Callable[[int], None] | None = None,
+    shard: int | None = None,
 ) -> Iterator[Batch]:
     """Run the pictures of ``order`` through the backbone and yield their batches.
 
     Batches come in order, except that a picture may wait for others of its size. All crops of a
     picture come together (in consecutive batches where their sizes differ). A picture that cannot
-    be used raises ``BadPicture``, or with ``skip_bad`` is noted in ``tally.bad``.
+    be used raises ``BadPicture``, or with ``skip_bad`` is noted in ``tally.bad``. With ``shard``,
+    no batch goes across a multiple of that many pictures of the data set: what stands in a batch
+    beside a picture, which can move the last bits of its tokens, then does not depend on where a
+    pass began.
     """
     waiting: dict[tuple[tuple[int, int], ...], list[Loaded]] = {}
-    held = 0
+    held, place = 0, -1
 
     def flush(group: list[Loaded]) -> Iterator[Batch]:
         yield from _batches(backbone, dataset, wanted, group, tally)
@@ -73,6 +81,10 @@ def stream(
             on_picture(len(group))
 
     for loaded in load(dataset, wanted.view, order, seed, workers):
+        if shard is not None and loaded.index // shard != place:
+            for group in waiting.values():
+                yield from flush(group)
+            waiting, held, place = {}, 0, loaded.index // shard
         if loaded.bad is not None:
             if not skip_bad:
                 raise BadPicture(f"{loaded.bad} (--on-bad-image skip would count it and go on)")
@@ -107,6 +119,7 @@ def _batches(
         crops = [crop for _, crop in rows]
         forward, pixels = _forward(backbone, wanted, crops, tally)
         samples = [dataset.samples[loaded.index] for loaded in group]
+        row_ids = [samples[position].id for position, _ in rows]
         yield Batch(
             tokens=forward.tokens,
             attention=forward.attention,
@@ -115,6 +128,10 @@ def _batches(
             sample=tuple(position for position, _ in rows),
             geometry=tuple(crop.geometry for crop in crops),
             pixels=pixels,
+            selected={
+                selector: select(selector, forward.tokens, row_ids, wanted.cutoffs)
+                for selector in wanted.selectors
+            },
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,11 +35,13 @@ class _Pictures(TorchDataset[Loaded]):
     def __init__(self, dataset: Dataset, view: View, seed: int) -> None:
         self._dataset, self._view, self._seed = dataset, view, seed
 
-    def __getitem__(self, index: int) -> Loaded:
+    def __getitem__(self, reading: tuple[int, int]) -> Loaded:
+        index, occurrence = reading
         sample = self._dataset.samples[index]
         try:
             picture = self._dataset.picture(index)
-            crops = self._view(picture, sample.target, self._seed, index)
+            seed = view_seed(self._seed, occurrence)
+            crops = self._view(picture, sample.target, seed, index)
         except BadPicture as error:
             return Loaded(index, (), told(error, sample.id))
         return Loaded(index, tuple(crops))
@@ -52,12 +56,30 @@ def default_workers() -> int:
 def load(
     dataset: Dataset, view: View, order: Sequence[int], seed: int, workers: int
 ) -> Iterator[Loaded]:
-    """Pictures in ``order``, whatever the number of workers (0: in this process)."""
-    yield from by_workers(_Pictures(dataset, view, seed), order, workers, seed, PREFETCH)
+    """Pictures in ``order``, whatever the number of workers (0: in this process). One that comes
+    again is seen through the view with another seed."""
+    pictures = _Pictures(dataset, view, seed)
+    readings = occurrences(order, len(dataset.samples))
+    yield from by_workers(pictures, readings, workers, seed, PREFETCH)
+
+
+def occurrences(order: Iterable[int], pictures: int) -> Iterator[tuple[int, int]]:
+    """Each index of ``order``, below ``pictures``, with how often it came before."""
+    seen = array("i", [0]) * pictures
+    for index in order:
+        yield index, seen[index]
+        seen[index] += 1
+
+
+def view_seed(seed: int, occurrence: int) -> int:
+    """The seed, below 2^63, that a view draws from when a picture is read for the
+    ``occurrence``-th time (from 0)."""
+    digest = hashlib.sha256(f"{seed} {occurrence}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def by_workers(
-    items: TorchDataset[Item], order: Sequence[int], workers: int, seed: int, prefetch: int
+    items: TorchDataset[Item], order: Iterable[Any], workers: int, seed: int, prefetch: int
 ) -> Iterator[Item]:
     """``items[i]`` for each i of ``order``, made by ``workers`` processes (0: this one), each up to
     ``prefetch`` ahead. Raises ``HarnessError`` where a process dies."""

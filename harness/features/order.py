@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
 
 from harness.backbone.layout import Tokens
 from harness.errors import HarnessError
+from harness.features.select import Selected
 from harness.task import Batch, TokenRequest
 
 
-def indices(request: TokenRequest, pictures: int, seed: int) -> list[int]:
+def indices(request: TokenRequest, pictures: int, seed: int) -> Sequence[int]:
     """The pictures to read, in order: each once, or ``steps`` × ``step_size`` in shuffled epochs.
 
     The order depends on the seed and the number of pictures only, never on workers or batches.
     """
     if request.order == "once":
-        return list(range(pictures))
-    wanted = request.pictures or 0
+        return range(pictures)
+    return shuffled(pictures, request.pictures or 0, seed)
 
-    def epochs() -> Iterator[int]:
-        epoch = 0
-        while True:
-            yield from np.random.default_rng((seed, epoch)).permutation(pictures).tolist()
-            epoch += 1
 
-    return list(islice(epochs(), wanted)) if pictures else []
+def shuffled(pictures: int, count: int, seed: int) -> array[int]:
+    """The first ``count`` of endless epochs over ``pictures``, each shuffled by (seed, epoch).
+
+    Four bytes each: DINOv2's linear classifier reads 12.8 million.
+    """
+    order = array("i")
+    epoch = 0
+    while pictures and len(order) < count:
+        permutation = np.random.default_rng((seed, epoch)).permutation(pictures)
+        order.frombytes(permutation[: count - len(order)].astype(np.intc).tobytes())
+        epoch += 1
+    return order
 
 
 class Steps:
@@ -84,6 +91,13 @@ def _join(batches: Sequence[Batch]) -> Batch:
         pixels=None
         if first.pixels is None
         else torch.cat([b.pixels for b in batches if b.pixels is not None]),
+        selected={
+            selector: Selected(
+                torch.cat([batch.selected[selector].values for batch in batches]),
+                torch.cat([batch.selected[selector].there for batch in batches]),
+            )
+            for selector in first.selected
+        },
     )
 
 
@@ -123,4 +137,8 @@ def _pictures(batch: Batch, chosen: range) -> Batch:
         sample=tuple(picture - chosen.start for picture in batch.sample[cut]),
         geometry=batch.geometry[cut],
         pixels=None if batch.pixels is None else batch.pixels[cut],
+        selected={
+            selector: Selected(found.values[cut], found.there[cut])
+            for selector, found in batch.selected.items()
+        },
     )

@@ -140,6 +140,31 @@ def test_pictures_of_one_size_are_brought_together() -> None:
     ]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([(8, 8), (9, 8), (4, 4)]), min_size=1, max_size=30),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.data(),
+)
+def test_with_shards_the_company_of_a_picture_does_not_depend_on_where_a_pass_began(
+    sizes: list[tuple[int, int]], batch_size: int, shard: int, data: st.DataObject
+) -> None:
+    def company(order: list[int]) -> dict[str, tuple[str, ...]]:
+        dataset: Any = Pictures(sizes)
+        backbone: Any = Recorder()
+        found = stream(backbone, dataset, WHOLE, order, Tally(batch_size), shard=shard)
+        return {identity: batch.ids for batch in found for identity in batch.ids}
+
+    shards = [
+        list(range(len(sizes)))[start : start + shard] for start in range(0, len(sizes), shard)
+    ]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(shards))), unique=True).map(sorted))
+    whole = company([index for each in shards for index in each])
+    part = company([index for number in chosen for index in shards[number]])
+    assert part == {f"p{i}": whole[f"p{i}"] for number in chosen for i in shards[number]}
+
+
 def test_pictures_of_one_size_come_in_order() -> None:
     batches, _, _ = run(Pictures([(8, 8)] * 11), 3)
     assert [image for batch in batches for image in batch.ids] == [f"p{i}" for i in range(11)]

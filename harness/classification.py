@@ -1,0 +1,222 @@
+"""Judging one feature a picture by its class: what kNN, linear and logistic probes share.
+
+Which token stands for the picture and how the picture is cut (their protocols' common fields), the
+labels and what may be wrong with them, features put in the data set's order whatever order they
+came in, and the columns of an outcome.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, StrictInt, model_validator
+
+from harness.backbone.architecture import Architecture
+from harness.backbone.vit import Precision
+from harness.data.dataset import Dataset, Role
+from harness.data.views import CentreCrop
+from harness.errors import HarnessError
+from harness.features.outliers import OutlierRule, RuleText
+from harness.features.select import Selector, TokenName, applicable, width
+from harness.task import Batch, NotApplicable, Protocol, TokenRequest, resolve_layers
+
+FLOAT = 4  # bytes
+
+
+class TokenProtocol(Protocol):
+    """The fields that say what is read of a picture; the defaults are DINOv2's evaluations'."""
+
+    resize: StrictInt = Field(256, ge=1, description="the shorter side, in pixels")
+    crop: StrictInt = Field(224, ge=1, description="side of the middle that is cut out")
+    tokens: StrictInt | None = Field(
+        None,
+        ge=1,
+        description="patches a picture, in place of crop: 1024 is 448 px for patch 14 and 512 for "
+        "16; resize grows with it",
+    )
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    token: TokenName = "global"
+    layer: StrictInt = -1
+    norm: bool = Field(True, description="final norm")
+    outliers: RuleText | None = Field(
+        None,
+        description="of the tokens outlier and normal: the norm above which a patch is one, or "
+        "quantile0.98, or mean+3sd (the default)",
+    )
+    precision: Precision = "fp16"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.tokens is None and self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is more than what resize {self.resize} leaves")
+        if self.outliers is not None and self.token not in {"outlier", "normal"}:
+            raise ValueError(f"outliers: of the tokens outlier and normal, not of {self.token}")
+        if self.tokens is not None and math.isqrt(self.tokens) ** 2 != self.tokens:
+            raise ValueError(f"tokens {self.tokens}: a square number is needed, such as 1024")
+        return self
+
+
+def view_of(protocol: TokenProtocol, architecture: Architecture) -> CentreCrop:
+    """How pictures are cut for this model. Raises ``NotApplicable`` where the patch does not
+    divide the crop."""
+    resize, crop = protocol.resize, protocol.crop
+    if protocol.tokens is not None:
+        side = math.isqrt(protocol.tokens) * architecture.patch
+        resize, crop = max(side, round(resize * side / crop)), side
+    if crop % architecture.patch:
+        lower = crop // architecture.patch * architecture.patch
+        raise NotApplicable(
+            f"its patch of {architecture.patch} pixels does not divide the crop of {crop} (--set "
+            f"crop={lower or architecture.patch})"
+        )
+    return CentreCrop(resize, crop, protocol.interpolation)
+
+
+def selector_of(
+    protocol: TokenProtocol, architecture: Architecture, seed: int = 0, draw: int = 0
+) -> Selector:
+    """The token that the protocol names, for this model. Raises ``NotApplicable`` where it has
+    none such."""
+    (layer,) = resolve_layers((protocol.layer,), architecture.depth)
+    assert isinstance(layer, int)
+    rule = None
+    if protocol.token in {"outlier", "normal"}:
+        rule = OutlierRule.parse("mean+3sd" if protocol.outliers is None else protocol.outliers)
+    selector = Selector(protocol.token, layer, protocol.norm, rule, draw, seed)
+    applicable(selector, architecture)
+    return selector
+
+
+def request_of(
+    protocol: TokenProtocol, architecture: Architecture, selectors: Sequence[Selector]
+) -> TokenRequest:
+    """A request for these tokens of every picture, each read once."""
+    return TokenRequest(
+        view=view_of(protocol, architecture),
+        select=tuple(selectors),
+        precision=protocol.precision,
+        bytes_per_picture=FLOAT * sum(width(each, architecture) for each in selectors),
+    )
+
+
+def check_classes(datasets: Mapping[Role, Dataset], needed: Sequence[Role]) -> None:
+    """Raises ``NotApplicable`` where classification makes no sense on a data set: a split or its
+    labels are not there, or train has one class only; and ``HarnessError`` for labels that are
+    wrong: out of range, or of other classes in one split than in another."""
+    for role in needed:
+        if role not in datasets:
+            raise NotApplicable(f"the data set has no {role} split")
+        if all(sample.target.label is None for sample in datasets[role].samples):
+            raise NotApplicable(f"its {role} split has no labels")
+    train = datasets["train"]
+    for role in needed:
+        dataset = datasets[role]
+        if dataset.classes != train.classes:
+            raise HarnessError(
+                f"data set {dataset.name!r}: the classes of its {role} split are not those of its "
+                f"train split ({_difference(train.classes, dataset.classes)})"
+            )
+        for sample in dataset.samples:
+            label = sample.target.label
+            if label is None:
+                raise HarnessError(f"data set {dataset.name!r}: {sample.id} has no label")
+            if not 0 <= label < len(dataset.classes):
+                raise HarnessError(
+                    f"data set {dataset.name!r}: the label of {sample.id}, {label}, is none of the "
+                    f"{len(dataset.classes)} classes"
+                )
+    if len({sample.target.label for sample in train.samples}) < 2:
+        raise NotApplicable("its train split has pictures of one class only")
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    apart = sorted(set(ours) ^ set(theirs))
+    return f"{', '.join(apart[:3])}{' …' if len(apart) > 3 else ''}" if apart else "another order"
+
+
+def check_finite(values: torch.Tensor, ids: Sequence[str], dataset: str) -> None:
+    """Raises ``HarnessError`` where a feature of ``values [n, D]`` is not finite."""
+    finite = torch.isfinite(values).all(1)
+    if not finite.all():
+        raise HarnessError(
+            f"data set {dataset!r}: the feature of {ids[int((~finite).nonzero()[0])]} is not "
+            "finite (half precision, or broken weights?); --set precision=fp32 may help"
+        )
+
+
+def held_out(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """``[n]``: which pictures choose hyper-parameters: a ``share`` of them (at least one, never
+    all), those with the smallest sha256 of their id, the same for every model and order."""
+    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    by_hash = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+    held = np.zeros(len(ids), bool)
+    held[by_hash[: max(0, count)]] = True
+    return held
+
+
+class Examples(NamedTuple):
+    """Pictures of one role that have the token, in the data set's order: ``features [n, D]``
+    float32 on the CPU, ``labels [n]`` int64."""
+
+    ids: tuple[str, ...]
+    features: torch.Tensor
+    labels: NDArray[np.int64]
+
+
+class Collector:
+    """Keeps one selector's features of the pictures of one role.
+
+    ``without`` counts pictures that have no such token (no outlier, say): they are left out.
+    """
+
+    def __init__(self, dataset: Dataset, selector: Selector) -> None:
+        self._name = dataset.name
+        self._order = {sample.id: place for place, sample in enumerate(dataset.samples)}
+        self._labels = [sample.target.label for sample in dataset.samples]
+        self._selector = selector
+        self._parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        self.without = 0
+
+    def add(self, batch: Batch) -> None:
+        """Raises ``HarnessError`` for a feature that is not finite."""
+        found = batch.selected[self._selector]
+        values, there = found.values.cpu(), found.there.cpu()
+        ids = [batch.ids[picture] for picture in batch.sample]
+        check_finite(values, ids, self._name)
+        self.without += int((~there).sum())
+        places = np.array([self._order[each] for each in ids], np.int64)
+        self._parts.append((places[there.numpy()], values[there]))
+
+    def examples(self) -> Examples:
+        """Raises ``HarnessError`` where no picture has the token."""
+        places = np.concatenate([part for part, _ in self._parts] or [np.empty(0, np.int64)])
+        if not len(places):
+            raise HarnessError(
+                f"data set {self._name!r}: no picture has a token of the kind "
+                f"{self._selector.token}"
+            )
+        features = torch.cat([values for _, values in self._parts])
+        order = np.argsort(places, kind="stable")
+        places = places[order]
+        by_place = list(self._order)
+        return Examples(
+            tuple(by_place[place] for place in places),
+            features[torch.from_numpy(order)],
+            np.array([self._labels[place] for place in places], np.int64),
+        )
+
+    def state(self) -> object:
+        return self._parts, self.without
+
+    def load(self, state: Any) -> None:
+        self._parts, self.without = list(state[0]), state[1]
+
+    def merge(self, other: Collector) -> None:
+        self._parts += other._parts
+        self.without += other.without

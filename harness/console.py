@@ -1,0 +1,42 @@
+"""Where commands print to, the form of their tables, and bytes as people read them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+FILE_WIDTH = 160
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The command decides what that means; rich would leave with status 1."""
+        raise BrokenPipeError
+
+
+def standard_output() -> Console:
+    """Standard output, as wide as the terminal; wide in a file, where nothing needs folding."""
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+
+def plain_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """A table with a bold head; the columns in ``right`` hold numbers."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.pad_edge = False
+    for column in columns:
+        justify = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,104 @@
+"""Cut-offs of rules for outliers, estimated in a pass of their own and kept in the store.
+
+``FOLDER/cutoffs/<key>.json`` holds one: the number, and a hash that a damaged file does not pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.atomic import locked, replace
+from harness.backbone.vit import Backbone, Read
+from harness.data.dataset import Dataset
+from harness.documents import canonical_json
+from harness.features.extract import Pass, Tally, stream
+from harness.features.keys import Key, RunningModel, Source, can_be_keyed, cutoff_key
+from harness.features.outliers import ESTIMATED_ON, OutlierRule, cutoffs
+from harness.features.select import Selector
+from harness.features.store import Store
+
+FOLDER = "cutoffs"
+
+
+def resolve(
+    backbone: Backbone,
+    running: RunningModel,
+    dataset: Dataset,
+    source: Source,
+    selectors: Sequence[Selector],
+    store: Store | None,
+    batch_size: int,
+    workers: int,
+    skip_bad: bool,
+) -> tuple[dict[OutlierRule, float], int]:
+    """The cut-off of every rule among ``selectors``, and the forward passes that it took.
+
+    Norms before the final norm, of the patches of at most ``ESTIMATED_ON`` pictures: those with
+    the smallest sha256 of their id, the same for every model.
+    """
+    ruled = [selector for selector in selectors if selector.rule is not None]
+    rules = {selector.rule for selector in ruled if selector.rule is not None}
+    if not any(rule.estimated for rule in rules):
+        return cutoffs(rules, np.empty(0, np.float32)), 0
+    layer = ruled[0].layer
+    if any(selector.layer != layer for selector in ruled):
+        raise ValueError("rules for outliers of several layers in one request")
+    keys = {}
+    if store is not None and can_be_keyed(source.view):
+        keys = {rule: cutoff_key(running, source, layer, rule) for rule in rules}
+        known = {rule: read_cutoff(store.folder, key) for rule, key in keys.items()}
+        found = {rule: value for rule, value in known.items() if value is not None}
+        if len(found) == len(rules):
+            return found, 0
+    by_hash = sorted(
+        range(len(dataset.samples)),
+        key=lambda index: hashlib.sha256(dataset.samples[index].id.encode()).digest(),
+    )
+    read = Read(layer, "token", False)
+    wanted = Pass(source.view, frozenset({read}), precision=source.precision)
+    tally = Tally(batch_size)
+    chosen = sorted(by_hash[:ESTIMATED_ON])
+    norms = [
+        batch.tokens[read].patches.float().norm(dim=-1).flatten().cpu().numpy()
+        for batch in stream(
+            backbone, dataset, wanted, chosen, tally, source.seed, workers, skip_bad
+        )
+    ]
+    values = cutoffs(rules, np.concatenate(norms or [np.empty(0, np.float32)]))
+    if store is not None and not tally.bad:  # a bad picture may be mended, and would then count
+        for rule, key in keys.items():
+            _write(store, key, values[rule])
+    return values, tally.forward_passes
+
+
+def read_cutoff(folder: Path, key: Key) -> float | None:
+    """None where it is not there, or damaged."""
+    try:
+        found = json.loads((folder / FOLDER / f"{key.digest}.json").read_bytes())
+        if found["sha256"] != _seal(key, found["cutoff"]):
+            return None
+        cutoff = float(found["cutoff"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return cutoff if math.isfinite(cutoff) else None
+
+
+def _write(store: Store, key: Key, cutoff: float) -> None:
+    if not store.usable:
+        return
+    with store.forgiving():
+        folder = store.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        body = {"about": key.about, "cutoff": cutoff, "sha256": _seal(key, cutoff)}
+        with locked(folder):
+            replace({folder / f"{key.digest}.json": json.dumps(body, indent=1).encode()})
+
+
+def _seal(key: Key, cutoff: object) -> str:
+    return hashlib.sha256(canonical_json([key.digest, cutoff])).hexdigest()

@@ -1,0 +1,274 @@
+"""The feature store: vectors that were computed once, kept in files that are never wrong.
+
+``FOLDER/<key>/manifest.json`` names shards of ``SHARD`` pictures with their sha256; a shard is a
+safetensors file that holds the rows of its pictures in the data set's order. Both get their names
+in one rename each, under the key's lock: a shard is there or it is not. One that is damaged, cut
+short or in the wrong place is not there, and is made again.
+
+Nothing here may fail a run: where the folder cannot be read or written that is said once
+(``Store.notices``), and the run goes on without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.atomic import locked, replace, sweep
+from harness.data.views import Geometry
+from harness.documents import canonical_json
+from harness.errors import HarnessError
+from harness.features.keys import Key
+
+SHARD = 1024
+"""Pictures in a shard: what a killed run loses of its work, at most."""
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_TROUBLE = (OSError, HarnessError, NotImplementedError)  # the last: a disk without locks
+
+
+def default_folder() -> Path:
+    """$HARNESS_CACHE, or ``vit-harness/features`` in the user's cache folder."""
+    own = os.environ.get("HARNESS_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "vit-harness" / "features"
+
+
+class Rows(NamedTuple):
+    """One shard: ``values [n, D]`` float32, ``there [n]`` bool, ``geometry [n, 12]`` int32, and by
+    row why a picture could not be used (its row is 0). All on the CPU."""
+
+    values: Tensor
+    there: Tensor
+    geometry: Tensor
+    bad: Mapping[int, str]
+
+
+class Store:
+    """The folder of a store. ``shard`` is the number of pictures in a shard."""
+
+    def __init__(self, folder: Path | None = None, shard: int | None = None) -> None:
+        self.folder = default_folder() if folder is None else folder
+        self.shard = SHARD if shard is None else shard
+        self.notices: list[str] = []
+        self.usable = True
+
+    def feature(self, key: Key, pictures: int, use: bool = True) -> Feature:
+        """The vectors of ``key`` for that many pictures, as far as they are there; ``use`` counts
+        as a use, which keeps a key from being pruned."""
+        return Feature(self, key, pictures, use)
+
+    @contextlib.contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """Trouble inside is told once, and nothing more is written."""
+        try:
+            yield
+        except _TROUBLE as error:
+            if self.usable:
+                reason = error.strerror if isinstance(error, OSError) else None
+                self.notices.append(
+                    f"feature store {self.folder}: {reason or error}; the run goes on without "
+                    "storing (HARNESS_CACHE names another folder)"
+                )
+            self.usable = False
+
+
+class Feature:
+    """The vectors of one key: which shards are there, and their rows."""
+
+    def __init__(self, store: Store, key: Key, pictures: int, use: bool) -> None:
+        self._store, self._key, self._pictures = store, key, pictures
+        self.folder = store.folder / key.digest
+        self._shards: dict[int, str] = {}
+        self._checked: set[int] = set()
+        with store.forgiving():
+            manifest = read_manifest(self.folder)
+            if manifest is not None:
+                self._shards = manifest.shards
+                if use:
+                    with contextlib.suppress(OSError):  # a shared, read-only store is a store
+                        os.utime(self.folder / MANIFEST)
+
+    @property
+    def listed(self) -> set[int]:
+        """The shards that the manifest names; whether they are whole is not looked at."""
+        return set(self._shards)
+
+    def rows(self, shard: int) -> int:
+        """How many pictures a shard holds."""
+        return min(self._store.shard, self._pictures - shard * self._store.shard)
+
+    def whole(self, shard: int) -> bool:
+        """Whether the shard is there and its bytes are those that were written."""
+        if shard in self._checked:
+            return True
+        if not self._sound(shard, self._shards.get(shard)):
+            return False
+        self._checked.add(shard)
+        return True
+
+    def read(self, shard: int) -> Rows | None:
+        """Its rows, mapped into memory; None where it is not whole."""
+        return self._mapped(shard) if self.whole(shard) else None
+
+    def _sound(self, shard: int, expected: str | None) -> bool:
+        path = self.folder / shard_name(shard)
+        same = expected is not None and sha256_of(path) == expected
+        return same and self._mapped(shard) is not None
+
+    def _mapped(self, shard: int) -> Rows | None:
+        rows = read_shard(self.folder / shard_name(shard), self._key.digest, shard)
+        return rows if rows is not None and len(rows.there) == self.rows(shard) else None
+
+    def write(self, shard: int, rows: Rows) -> None:
+        """Keep a shard, unless another process has written it in the meantime."""
+        if not self._store.usable:
+            return
+        with self._store.forgiving():
+            data = _packed(self._key.digest, shard, rows)
+            try:
+                self._write(shard, data)
+            except FileNotFoundError:  # the folder was pruned while we waited for its lock
+                self._write(shard, data)
+
+    def _write(self, shard: int, data: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            sweep(self.folder)
+            manifest = read_manifest(self.folder)
+            shards = dict(manifest.shards) if manifest is not None else {}
+            path, digest = self.folder / shard_name(shard), hashlib.sha256(data).hexdigest()
+            if not self._sound(shard, shards.get(shard)):
+                shards[shard] = digest
+                whole = manifest_bytes(self._key, self._pictures, shards)
+                replace({path: data, self.folder / MANIFEST: whole})
+        self._shards = shards
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``shards`` maps a shard's number to the sha256 of its file."""
+
+    facts: Mapping[str, Any]
+    about: Mapping[str, Any]
+    pictures: int
+    shards: dict[int, str]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.shards) * int(self.facts["shard"]) >= self.pictures
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """None where there is none, or it is damaged, or of another key than its folder's.
+
+    Raises ``OSError`` for a file that is there and cannot be read.
+    """
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        found = json.loads(data)
+        body = found["body"]
+        sealed = hashlib.sha256(canonical_json(body)).hexdigest() == found["sha256"]
+        own = hashlib.sha256(canonical_json(body["facts"])).hexdigest() == folder.name
+        if not sealed or not own or body["format"] != _FORMAT:
+            return None
+        shards = {int(number): str(digest) for number, digest in body["shards"].items()}
+        return Manifest(body["facts"], body["about"], int(body["pictures"]), shards)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def manifest_bytes(key: Key, pictures: int, shards: Mapping[int, str]) -> bytes:
+    body = {
+        "format": _FORMAT,
+        "facts": key.facts,
+        "about": key.about,
+        "pictures": pictures,
+        "shards": {str(number): shards[number] for number in sorted(shards)},
+    }
+    seal = hashlib.sha256(canonical_json(body)).hexdigest()
+    return json.dumps({"sha256": seal, "body": body}, indent=1, allow_nan=False).encode()
+
+
+def shard_name(shard: int) -> str:
+    return f"{shard:05d}.safetensors"
+
+
+def sha256_of(path: Path) -> str | None:
+    """None where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def read_shard(path: Path, digest: str, shard: int) -> Rows | None:
+    """The rows of a shard, mapped into memory; None where the file is not that shard of the key."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if (facts.get("key"), facts.get("shard")) != (digest, str(shard)):
+                return None
+            bad = {int(row): str(why) for row, why in json.loads(facts["bad"]).items()}
+            parts = [file.get_tensor(name) for name in ("values", "there", "geometry")]
+            return Rows(parts[0], parts[1], parts[2], bad)
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def _packed(digest: str, shard: int, rows: Rows) -> bytes:
+    from safetensors.torch import save
+
+    tensors = {"values": rows.values, "there": rows.there, "geometry": rows.geometry}
+    bad = json.dumps({str(row): why for row, why in sorted(rows.bad.items())})
+    return save(tensors, {"key": digest, "shard": str(shard), "bad": bad})
+
+
+class Filling:
+    """Collects the rows of one shard, in whatever order they come."""
+
+    def __init__(self, pictures: int) -> None:
+        self._pictures = pictures
+        self._there = torch.zeros(pictures, dtype=torch.bool)
+        self._geometry = torch.zeros(pictures, 12, dtype=torch.int32)
+        self._values: Tensor | None = None
+
+    def add(
+        self, rows: Sequence[int], values: Tensor, there: Tensor, geometry: Sequence[Geometry]
+    ) -> None:
+        """``values [B, D]``, ``there [B]`` of the pictures in ``rows [B]`` of the shard."""
+        if self._values is None:
+            self._values = torch.zeros(self._pictures, values.shape[1])
+        self._values[rows] = values.cpu()
+        self._there[rows] = there.cpu()
+        flat = [(*each.stored, *each.resized, *each.crop, *each.pad) for each in geometry]
+        self._geometry[rows] = torch.tensor(flat, dtype=torch.int32)
+
+    def rows(self, bad: Mapping[int, str]) -> Rows:
+        """``bad`` says which rows never came. With none that came, D is 0."""
+        values = torch.zeros(self._pictures, 0) if self._values is None else self._values
+        return Rows(values, self._there, self._geometry, bad)
+
+
+def geometry_of(row: Sequence[int]) -> Geometry:
+    """A row of 12 whole numbers as it was."""
+    a, b, c, d, *rest = row
+    x, y, width, height, left, top, right, bottom = rest
+    return Geometry((a, b), (c, d), (x, y, width, height), (left, top, right, bottom))

@@ -1,0 +1,142 @@
+"""What the feature store will save a run and what it will keep of it, without loading weights.
+
+The digest of the weights is not known before they are loaded: that of the last run of the same
+entry, as its keys in the store tell it, is taken. So this is a forecast; the run itself looks at
+the weights that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from harness.backbone.sources import architecture, choose_device
+from harness.data.dataset import ROLES, Role
+from harness.errors import HarnessError
+from harness.features.cutoffs import read_cutoff
+from harness.features.keys import RunningModel, can_be_keyed, cutoff_key, feature_key
+from harness.features.select import Selector, width
+from harness.features.store import Store
+from harness.features.upkeep import kept
+from harness.plan import Cell, Options
+
+_ROW = 4 * 12 + 1  # bytes of geometry, and whether the picture has such a token
+
+
+@dataclass
+class Forecast:
+    """Forward passes saved by the key of a pass (``Cell.passes``); bytes to be stored by that and
+    a selector."""
+
+    saved: dict[Hashable, int] = field(default_factory=dict)
+    stored: dict[tuple[Hashable, Selector], int] = field(default_factory=dict)
+
+    def saved_by(self, cells: Sequence[Cell]) -> int:
+        """Forward passes that these cells are spared."""
+        keys = {key for cell in cells for key in cell.passes}
+        return sum(self.saved.get(key, 0) for key in keys)
+
+    def stored_by(self, cells: Sequence[Cell]) -> int:
+        """Bytes that these cells will add to the store."""
+        wanted = {
+            (key, selector)
+            for cell in cells
+            for key, request in zip(cell.passes, cell.requests.values(), strict=True)
+            for selector in request.select
+        }
+        return sum(self.stored.get(each, 0) for each in wanted)
+
+
+def forecast(cells: Sequence[Cell], options: Options) -> Forecast:
+    """Of the cells that are to be done."""
+    result = Forecast()
+    if not options.store:
+        return result
+    groups: dict[Hashable, list[tuple[Cell, Role]]] = {}
+    for cell in cells:
+        if cell.reason is None and cell.done is None:
+            for key, role in zip(cell.passes, cell.requests, strict=True):
+                groups.setdefault(key, []).append((cell, role))
+    if not any(cell.requests[role].select for group in groups.values() for cell, role in group):
+        return result
+    store, digests = Store(), _last_digests()
+    for key, group in groups.items():
+        _of_pass(result, store, digests, key, group, options)
+    return result
+
+
+def _last_digests() -> dict[tuple[str, str], str]:
+    """By entry and where its weights are from: the digest of the weights, as last used."""
+    digests: dict[tuple[str, str], str] = {}
+    try:
+        found = kept(Store().folder)
+    except HarnessError:
+        return digests
+    for manifest in (one.manifest for one in found):
+        if manifest is not None:
+            name = str(manifest.about["entry_digest"]), str(manifest.about["weights_from"])
+            digests.setdefault(name, str(manifest.facts["model"]["weights"]))
+    return digests
+
+
+def _of_pass(
+    result: Forecast,
+    store: Store,
+    digests: dict[tuple[str, str], str],
+    key: Hashable,
+    group: list[tuple[Cell, Role]],
+    options: Options,
+) -> None:
+    cell, role = group[0]
+    request, pictures = cell.requests[role], len(cell.dataset.roles[role].samples)
+    if request.order != "once" or not can_be_keyed(request.view):
+        return
+    digest = cell.weights_digest or digests.get((cell.entry.digest(), cell.weights_from))
+    running = RunningModel(
+        cell.entry,
+        architecture(cell.entry),
+        digest or "unknown",
+        choose_device(options.device).type,
+        options.compiled,
+        weights_from=cell.weights_from,
+    )
+    there: list[set[int]] = []
+    for each, its_role in group:
+        for selector in each.requests[its_role].select:
+            shards = _shards(store, running, each, its_role, selector, options)
+            there.append(shards)
+            rows = pictures - _pictures(shards, store.shard, pictures)
+            size = 4 * width(selector, running.architecture) + _ROW
+            result.stored[key, selector] = rows * size
+    if there and all(each.requests[its_role].storable for each, its_role in group):
+        result.saved[key] = _pictures(set.intersection(*there), store.shard, pictures)
+
+
+def _shards(
+    store: Store,
+    running: RunningModel,
+    cell: Cell,
+    role: Role,
+    selector: Selector,
+    options: Options,
+) -> set[int]:
+    """The shards of a selector that the store has, by its manifest."""
+    cutoff = None
+    if selector.rule is not None:
+        first = next(each for each in ROLES if each in cell.requests)
+        estimated = cutoff_key(
+            running, cell.source(first, options.seed), selector.layer, selector.rule
+        )
+        cutoff = selector.rule.value
+        if selector.rule.estimated:
+            found = read_cutoff(store.folder, estimated)
+            if found is None:
+                return set()
+            cutoff = found
+    source = cell.source(role, options.seed)
+    key = feature_key(running, source, store.shard, selector, cutoff)
+    return store.feature(key, len(cell.dataset.roles[role].samples), use=False).listed
+
+
+def _pictures(shards: set[int], size: int, pictures: int) -> int:
+    return sum(min(size, pictures - shard * size) for shard in shards)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from harness.data.dataset import Dataset, Sample
+from harness.data.views import CentreCrop, RandomResizedCropFlip, View
+from harness.features.loading import load, occurrences, view_seed
+from harness.features.order import indices, shuffled
+from harness.task import TokenRequest
+
+AUGMENTED = RandomResizedCropFlip(8)
+
+
+class Noise(Dataset):
+    name, split = "noise", "train"
+
+    def __init__(self, pictures: int) -> None:
+        self.samples = [Sample(f"p{place}", (40, 30)) for place in range(pictures)]
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        return np.random.default_rng(index).integers(0, 256, (30, 40, 3), np.uint8)
+
+
+def crops(
+    view: View, order: Sequence[int], seed: int = 0, workers: int = 0
+) -> list[tuple[int, bytes]]:
+    loaded = load(Noise(5), view, order, seed, workers)
+    return [(each.index, each.crops[0].pixels.tobytes()) for each in loaded]
+
+
+@given(st.lists(st.integers(0, 4)))
+def test_an_index_comes_with_how_often_it_came_before(order: list[int]) -> None:
+    found = list(occurrences(order, 5))
+    assert [index for index, _ in found] == order
+    assert [times for _, times in found] == [
+        Counter(order[:place])[index] for place, index in enumerate(order)
+    ]
+
+
+def test_a_picture_read_again_is_cut_otherwise_and_the_same_in_every_run() -> None:
+    order = shuffled(5, 15, seed=1)
+    found = crops(AUGMENTED, order, seed=1)
+    assert len(set(found)) == 15
+    assert crops(AUGMENTED, order, seed=1) == found
+    assert not set(crops(AUGMENTED, order, seed=2)) & set(found)
+
+
+def test_a_picture_read_again_in_a_fixed_view_is_the_same() -> None:
+    assert len(set(crops(CentreCrop(20, 16), shuffled(5, 15, 1)))) == 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_cut_as_one_process_does(workers: int) -> None:
+    order = shuffled(5, 12, seed=4)
+    assert crops(AUGMENTED, order, 4, workers) == crops(AUGMENTED, order, 4, 0)
+
+
+def test_no_two_readings_share_a_seed() -> None:
+    seeds = [view_seed(seed, times) for seed in range(40) for times in range(40)]
+    assert len(set(seeds)) == 1600 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+@given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 5))
+def test_epochs_are_whole_and_the_beginning_is_that_of_a_longer_order(
+    pictures: int, count: int, seed: int
+) -> None:
+    order = list(shuffled(pictures, count, seed))
+    assert len(order) == count
+    assert order == list(shuffled(pictures, count + 7, seed))[:count]
+    for start in range(0, count - pictures + 1, pictures):
+        assert sorted(order[start : start + pictures]) == list(range(pictures))
+
+
+def test_a_shuffled_request_reads_in_that_order() -> None:
+    request = TokenRequest(AUGMENTED, (0,), order="shuffled", steps=3, step_size=4)
+    assert list(indices(request, 5, 6)) == list(shuffled(5, 12, 6))
+    assert list(indices(TokenRequest(AUGMENTED, (0,)), 5, 6)) == [0, 1, 2, 3, 4]
+    assert list(indices(request, 0, 6)) == []
