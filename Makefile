@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: install
-	@echo 'LOST on 400 painted scenes: two small ViTs alike but for registers, and two floors. No download.'
+	@echo 'Every task on painted scenes: two small ViTs alike but for registers, and two floors. No download.'
 	$(BIN)/harness run --suite demo --out build/demo
 
 test: install

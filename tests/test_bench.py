@@ -56,3 +56,12 @@ def test_wrong_use_is_exit_status_2_and_one_message(
 def test_extract_needs_a_model_and_a_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "extract"]) == 2
     assert "name a --model and a --dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["knn", "logistic"])
+@pytest.mark.parametrize("limit", ["-1", "0", "999"])
+def test_too_few_pictures_to_measure_are_told(
+    what: str, limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", what, "--limit", limit]) == 2
+    assert f"harness bench {what} --limit {limit}: at least 1,000" in capsys.readouterr().err

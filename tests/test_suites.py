@@ -35,6 +35,8 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
     assert [str(run) for run in suite.runs] == [
         "lost on scenes-demo",
         "lost on scenes-demo (facet=value)",
+        "knn, logistic on scenes-demo (resize=128; crop=128)",
+        "linear on scenes-demo (resize=128; crop=128; min_steps=400)",
     ]
 
 

@@ -1,0 +1,1 @@
+"""``harness bench``: how fast, as ratios measured in one run."""

@@ -1,0 +1,40 @@
+"""What ``harness bench`` measures, by name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from harness.bench.knn import knn
+from harness.bench.linear import linear
+from harness.bench.logistic import logistic
+from harness.bench.pipeline import extract, lost, paint
+from harness.errors import HarnessError
+from harness.plan import Options
+
+_LEAST = 1_000
+"""Pictures: 200 neighbours and 10 clusters want some to choose among."""
+
+
+def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of ``options.what``; ``machine`` are the fields of ``Options`` that a command
+    which runs a model has. Raises ``HarnessError`` for wrong use."""
+    limit, device = options.limit, options.device
+    if options.what in {"knn", "logistic"} and limit is not None and limit < _LEAST:
+        raise HarnessError(f"harness bench {options.what} --limit {limit}: at least {_LEAST:,}")
+    match options.what:
+        case "paint":
+            return paint(limit)
+        case "lost":
+            return lost(device)
+        case "linear":
+            return linear(device)
+        case "logistic":
+            return logistic(device) if limit is None else logistic(device, limit)
+        case "knn":
+            return knn(device) if limit is None else knn(device, limit)
+    if not options.model or not options.dataset:
+        raise HarnessError("harness bench extract: name a --model and a --dataset")
+    wanted = Options(tasks=["bench"], models=[options.model], datasets=[options.dataset], **machine)
+    return extract(wanted, options.precision)

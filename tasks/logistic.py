@@ -1,0 +1,315 @@
+"""Logistic regression on one frozen token a picture, its strength chosen on part of train.
+
+Oquab et al., "DINOv2" (2023, section 7.1), as coded in facebookresearch/dinov2,
+dinov2/eval/log_regression.py. With a token that is drawn (``outlier``, ``normal``, ``register``) it
+asks what single tokens know of the whole picture: Darcet et al., "Vision Transformers Need
+Registers" (2023), tables 1 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, StrictInt, model_validator
+
+from harness.backbone.architecture import Architecture
+from harness.classification import (
+    Collector,
+    Examples,
+    TokenProtocol,
+    check_classes,
+    held_out,
+    request_of,
+    selector_of,
+)
+from harness.data.dataset import ROLES, Dataset, Role
+from harness.errors import HarnessError
+from harness.features.select import DRAWN, Selector
+from harness.probes.logistic import LogisticHead, logistic_path
+from harness.task import Batch, Context, Evaluation, MetricSpec, Outcome, Task, TokenRequest
+
+_DRAWS = 5  # where none are asked for: a standard deviation with some meaning
+
+Metric = Literal["top1", "mean_per_class"]
+
+
+class LogisticProtocol(TokenProtocol):
+    """DINOv2's logistic regression; the defaults are the official code's."""
+
+    name: str = "dinov2-logistic"
+    version: str = "1.0"
+    resize: StrictInt = Field(224, ge=1, description="the shorter side, in pixels")
+    c_low: float = Field(-6, ge=-12, le=12, description="log10 of the smallest C")
+    c_high: float = Field(5, ge=-12, le=12, description="log10 of the largest C")
+    c_count: StrictInt = Field(45, ge=1, le=1000, description="values of C, equally far in log C")
+    penalty: Literal["l2, biases free"] = "l2, biases free"
+    selection_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="of train, by the hash of the id; a split for selection is taken where the "
+        "data set has one",
+    )
+    selection_metric: Metric = Field("top1", description="what the C is chosen by")
+    tie_break: Literal["smallest C, lowest class"] = "smallest C, lowest class"
+    tolerance: float = Field(
+        1e-8, gt=0, description="where a fit is done: the share of the objective left to gain"
+    )
+    max_steps: StrictInt = Field(1000, ge=1, description="of a fit")
+    draws: StrictInt | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="tokens drawn a picture, each with a fit of its own, of register, patch, "
+        f"outlier, normal (default: {_DRAWS})",
+    )
+
+    @model_validator(mode="after")
+    def _path_and_draws(self) -> Self:
+        if self.c_low > self.c_high or (self.c_count == 1) != (self.c_low == self.c_high):
+            raise ValueError(
+                f"c_low {self.c_low}, c_high {self.c_high}, c_count {self.c_count}: a path rises "
+                "from c_low to c_high; one value is c_count=1 and c_low=c_high"
+            )
+        if self.draws is not None and self.draws > 1 and self.token not in DRAWN:
+            raise ValueError(
+                f"draws {self.draws}: nothing is drawn of the token {self.token} (only of "
+                f"{', '.join(sorted(DRAWN))})"
+            )
+        return self
+
+    @property
+    def strengths(self) -> list[float]:
+        """The values of C, rising."""
+        return [float(c) for c in 10.0 ** np.linspace(self.c_low, self.c_high, self.c_count)]
+
+
+class _Draw(NamedTuple):
+    """What came of one token a picture: the classes ``predicted [n]`` of test, per cent at every C
+    on the pictures that chose, the refitted head; of all fits the most steps, and how many did not
+    converge."""
+
+    predicted: NDArray[np.int64]
+    selection: tuple[float, ...]
+    head: LogisticHead
+    most_steps: int
+    not_converged: int
+    counts: Mapping[str, int]
+
+
+class LogisticEvaluation(Evaluation):
+    """Features of all splits are kept; all is fitted at the end, in the data set's order, so that
+    no batch and no order of arrival shows."""
+
+    def __init__(self, context: Context[LogisticProtocol], selectors: Sequence[Selector]) -> None:
+        self._context = context
+        self._selectors = selectors
+        self._collectors = {
+            role: [Collector(context.datasets[role], each) for each in selectors]
+            for role in _used(context.datasets)
+        }
+
+    def update(self, role: Role, batch: Batch) -> None:
+        for collector in self._collectors[role]:
+            collector.add(batch)
+
+    def finish(self) -> Outcome:
+        counts = {
+            f"{role}_without_token": collectors[0].without
+            for role, collectors in self._collectors.items()
+            if collectors[0].without
+        }
+        draws: list[_Draw] = []
+        test: Examples | None = None
+        while self._collectors["test"]:  # let go of one by one, as they are used
+            found = {role: of.pop(0).examples() for role, of in self._collectors.items()}
+            test = found["test"]
+            draws.append(self._draw(found))
+        assert test is not None
+        return self._outcome(test, draws, counts)
+
+    def _draw(self, found: Mapping[Role, Examples]) -> _Draw:
+        """Fitted at every C on what does not choose; then at the chosen C on all."""
+        protocol, device = self._context.protocol, self._context.device
+        train, test = found["train"], found["test"]
+        if (chooses := found.get("select")) is None:
+            held = held_out(train.ids, protocol.selection_share)
+            fitted, chooses = _rows(train, ~held), _rows(train, held)
+            everything = train
+        else:
+            fitted, everything = train, _joined(train, chooses)
+        self._check(fitted, chooses)
+        settings = device, protocol.tolerance, protocol.max_steps
+        weights = _weights(chooses.labels, protocol.selection_metric)
+        selection: list[float] = []
+        fits: list[tuple[int, bool]] = []
+        try:
+            labels = torch.from_numpy(fitted.labels)
+            for head in logistic_path(fitted.features, labels, protocol.strengths, *settings):
+                right = head.predict(chooses.features).numpy() == chooses.labels
+                selection.append(100 * float((right * weights).mean()))
+                fits.append((head.steps, head.converged))
+            # Equal but for rounding: the smallest C.
+            chosen = protocol.strengths[int(np.argmax(np.round(selection, 9)))]
+            labels = torch.from_numpy(everything.labels)
+            (head,) = logistic_path(everything.features, labels, [chosen], *settings)
+            fits.append((head.steps, head.converged))
+            predicted = head.predict(test.features).numpy()
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise HarnessError(
+                f"logistic: out of memory on {device} with the features of "
+                f"{len(everything.labels):,} pictures; --device cpu takes the machine's"
+            ) from None
+        counts = {"train_pictures": len(everything.labels), "selection_pictures": len(chooses.ids)}
+        absent = {
+            "selection_pictures_of_classes_not_fitted": (chooses.labels, fitted.labels),
+            "test_pictures_of_classes_not_in_train": (test.labels, everything.labels),
+        }
+        for name, (asked, known) in absent.items():
+            if missing := int(np.isin(asked, known, invert=True).sum()):
+                counts[name] = missing
+        return _Draw(
+            predicted,
+            tuple(selection),
+            head,
+            max(steps for steps, _ in fits),
+            sum(not converged for _, converged in fits),
+            counts,
+        )
+
+    def _check(self, fitted: Examples, chooses: Examples) -> None:
+        """Raises ``HarnessError`` where too little is left to fit or to choose."""
+        present = len(np.unique(fitted.labels))
+        if present < 2 or not len(chooses.ids):
+            raise HarnessError(
+                f"data set {self._context.datasets['train'].name!r}: {len(fitted.ids)} pictures of "
+                f"{present} classes to fit on and {len(chooses.ids)} to choose C on; two classes "
+                "and one picture are needed"
+            )
+
+    def _outcome(self, test: Examples, draws: list[_Draw], counts: dict[str, int]) -> Outcome:
+        hits = np.stack([draw.predicted == test.labels for draw in draws])  # [draws, pictures]
+        correct = hits[0] if len(draws) == 1 else hits.mean(axis=0)
+        weights = _weights(test.labels, "mean_per_class")
+        columns: dict[str, Any] = {
+            "image_id": list(test.ids),
+            "label": test.labels,
+            "top1": correct,
+            "mean_per_class": correct * weights,
+        }
+        if len(draws) == 1:
+            columns["predicted"] = draws[0].predicted
+        metrics = {
+            "top1": MetricSpec("top1", "%", True, 100),
+            "mean_per_class": MetricSpec("mean_per_class", "%", True, 100),
+        }
+        by_draw = {
+            "top1": 100 * hits.mean(axis=1),
+            "mean_per_class": 100 * (hits * weights).mean(axis=1),
+        }
+        protocol = self._context.protocol
+        details: dict[str, Any] = {
+            "strengths": protocol.strengths,
+            f"{protocol.selection_metric}_on_selection": [
+                [round(score, 4) for score in draw.selection] for draw in draws
+            ],
+            "chosen": [draw.head.c for draw in draws],
+            "most_steps": max(draw.most_steps for draw in draws),
+            "not_converged": sum(draw.not_converged for draw in draws),
+        }
+        if len(draws) > 1:
+            details["draws"] = {name: values.tolist() for name, values in by_draw.items()}
+            details["sd"] = {name: float(v.std(ddof=1)) for name, v in by_draw.items()}
+        first = self._selectors[0]
+        resolved: dict[str, Any] = {"layer": first.layer, "draws": len(draws)}
+        if first.rule is not None:
+            resolved["outlier_cutoff"] = self._context.cutoffs[first.rule]
+        if len(draws) == 1:
+            resolved["c"] = draws[0].head.c
+        selected_on = "select" if "select" in self._collectors else "held-out pictures"
+        # The same pictures have the token in every draw, and so the same counts.
+        return Outcome(
+            columns, metrics, {**draws[0].counts, **counts}, resolved, selected_on, details
+        )
+
+    def state(self) -> object:
+        return {role: [each.state() for each in of] for role, of in self._collectors.items()}
+
+    def load(self, state: Any) -> None:
+        for role, collectors in self._collectors.items():
+            for collector, stored in zip(collectors, state[role], strict=True):
+                collector.load(stored)
+
+    def merge(self, other: Self) -> None:
+        for role, collectors in self._collectors.items():
+            for ours, theirs in zip(collectors, other._collectors[role], strict=True):
+                ours.merge(theirs)
+
+
+def _rows(examples: Examples, which: NDArray[np.bool_]) -> Examples:
+    places = np.flatnonzero(which)
+    return Examples(
+        tuple(examples.ids[place] for place in places),
+        examples.features[torch.from_numpy(places)],
+        examples.labels[places],
+    )
+
+
+def _joined(first: Examples, second: Examples) -> Examples:
+    return Examples(
+        first.ids + second.ids,
+        torch.cat([first.features, second.features]),
+        np.concatenate([first.labels, second.labels]),
+    )
+
+
+def _weights(labels: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+    """``[n]``: what a right picture counts, so that the mean over pictures is the metric. A mean
+    per class is over the classes that there are."""
+    if metric == "top1":
+        return np.ones(len(labels))
+    present, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = len(labels) / (len(present) * sizes[own].astype(np.float64))
+    return weights
+
+
+def _used(datasets: Mapping[Role, Dataset]) -> list[Role]:
+    """Train, test, and a split for selection where there is one with labels."""
+    select = datasets.get("select")
+    labelled = select and any(sample.target.label is not None for sample in select.samples)
+    return [role for role in ROLES if role != "select" or labelled]
+
+
+def _selectors(protocol: LogisticProtocol, architecture: Architecture) -> list[Selector]:
+    draws = (protocol.draws or _DRAWS) if protocol.token in DRAWN else 1
+    return [selector_of(protocol, architecture, draw=draw) for draw in range(draws)]
+
+
+class Logistic(Task[LogisticProtocol]):
+    name: ClassVar[str] = "logistic"
+    summary: ClassVar[str] = "logistic regression on one token, C chosen on held-out pictures"
+    default_datasets: ClassVar[tuple[str, ...]] = ()
+    protocols: Mapping[str, LogisticProtocol] = {"dinov2-logistic": LogisticProtocol()}
+
+    def requests(
+        self,
+        architecture: Architecture,
+        datasets: Mapping[Role, Dataset],
+        protocol: LogisticProtocol,
+    ) -> dict[Role, TokenRequest]:
+        roles = _used(datasets)
+        check_classes(datasets, roles)
+        request = request_of(protocol, architecture, _selectors(protocol, architecture))
+        return dict.fromkeys(roles, request)
+
+    def start(self, context: Context[LogisticProtocol]) -> LogisticEvaluation:
+        return LogisticEvaluation(context, _selectors(context.protocol, context.architecture))
+
+
+LOGISTIC = Logistic()
