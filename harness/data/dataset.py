@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,7 +195,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
         raise BadPicture(f"{name}: damaged picture: {error}") from None
 
 
-def header_size(path: Path) -> tuple[int, int]:
+def header_size(path: Path | BinaryIO) -> tuple[int, int]:
     """``(width, height)`` as the picture's header gives it; no pixel is decoded.
 
     ``(0, 0)`` where there is no file or no header that can be read: what is wrong with the picture

@@ -145,6 +145,11 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
                 "replace them, or run with --on-bad-image skip",
             )
         )
+    labels = {sample.target.label for sample in dataset.samples} - {None}
+    bare = [name for label, name in enumerate(dataset.classes) if label not in labels]
+    if labels and bare:
+        what = f"{where}: {len(bare):,} of {len(dataset.classes):,} classes have no picture here"
+        findings.append(Finding("warning", f"{what}: {_some(bare)}"))
     if isinstance(dataset, FolderDataset) and dataset.ignored:
         ignored = dataset.ignored
         findings.append(

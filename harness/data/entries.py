@@ -17,10 +17,15 @@ from pydantic import (
     model_validator,
 )
 
+from harness.data import official, torchvision_sets
 from harness.data.coco import read_coco
 from harness.data.dataset import Dataset, Role, safe_relative
+from harness.data.files import read_lines
 from harness.data.folder import read_folder
 from harness.data.generated import COUNT, GeneratedDataset
+from harness.data.imagenet import read_imagenet
+from harness.data.parquet import read_parquet
+from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc
 from harness.errors import HarnessError
 from harness.nano.scenes import MOST, ScenesDataset
@@ -218,11 +223,94 @@ class ScenesEntry(_Entry):
         return {role: ScenesDataset(name, role, n, size) for role, n in self.count.items()}
 
 
-Entry = VOCEntry | COCOEntry | FolderEntry | GeneratedEntry | ScenesEntry
+class ImageNetEntry(_Entry):
+    """``root`` holds ImageNet-1k in any of its layouts: ``harness/data/imagenet.py`` lists them."""
+
+    format: Literal["imagenet"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return read_imagenet(name, root)
+
+
+class OfficialEntry(_Entry):
+    """A data set in the layout of its release, which ``format`` names. For those that torchvision
+    reads ``root`` is what torchvision calls ``root``."""
+
+    format: Literal[
+        "aircraft", "caltech101", "cars", "cifar10", "cifar100", "cub", "dtd", "flowers", "food",
+        "inat2018", "inat2021", "pets", "places205", "places365", "sun397",
+    ]  # fmt: skip
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root / part for part in _RELEASES[self.format].needs]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return _RELEASES[self.format].open(name, root)
+
+
+class WebdatasetEntry(_Entry):
+    """``splits`` name tar shards by role: ``x-{0000..0012}.tar`` or ``x-*.tar``. ``classes`` is a
+    file with a name of a class a line, in the order of the labels."""
+
+    format: Literal["webdataset"]
+    root: str = Field(min_length=1)
+    splits: dict[Role, Relative] = Field(min_length=1)
+    classes: Relative | None = None
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root] if self.classes is None else [root, root / self.classes]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        classes = None
+        if self.classes is not None:
+            classes = tuple(line for _, line in read_lines(root / self.classes))
+        return {**read_webdataset(name, root, self.splits, classes)}
+
+
+class ParquetEntry(_Entry):
+    """``splits`` name parquet files by role; ``image`` and ``label`` are columns of them."""
+
+    format: Literal["parquet"]
+    root: str = Field(min_length=1)
+    splits: dict[Role, Relative] = Field(min_length=1)
+    image: str = "image"
+    label: str = "label"
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {**read_parquet(name, root, self.splits, self.image, self.label)}
+
+
+_RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] = {
+    **official.SETS,
+    **torchvision_sets.SETS,
+}
+Entry = (
+    VOCEntry
+    | COCOEntry
+    | FolderEntry
+    | GeneratedEntry
+    | ImageNetEntry
+    | OfficialEntry
+    | ParquetEntry
+    | ScenesEntry
+    | WebdatasetEntry
+)
 FORMATS: Mapping[str, type[Entry]] = {
     "coco": COCOEntry,
     "folder": FolderEntry,
     "generated": GeneratedEntry,
+    "imagenet": ImageNetEntry,
+    "parquet": ParquetEntry,
     "scenes": ScenesEntry,
     "voc": VOCEntry,
+    "webdataset": WebdatasetEntry,
+    **dict.fromkeys(sorted(_RELEASES), OfficialEntry),
 }

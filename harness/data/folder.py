@@ -8,6 +8,7 @@ is the role test. A folder with a test split only is a data set too.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ _READERS = 8  # headers are read at a disk's pace, not at a core's
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The pictures of one split: ids by class, and the files that are no pictures."""
+class Found:
+    """The pictures of one split: ids by class, the files that are no pictures, and the folders of
+    classes in which there is none."""
 
     classes: dict[str, list[str]]
     ignored: list[str]
+    empty: list[str]
 
 
 class FolderDataset(FileDataset):
@@ -51,7 +54,7 @@ def read_folder(name: str, root: Path) -> dict[Role, FolderDataset]:
     the pictures' headers.
     """
     roles = splits(root)
-    found = {role: _find(root, split) for role, split in roles.items()}
+    found = {role: find(root, split) for role, split in roles.items()}
     classes = sorted(set().union(*(each.classes for each in found.values())))
     for role, each in found.items():
         lacking = [each_class for each_class in classes if each_class not in each.classes]
@@ -62,10 +65,17 @@ def read_folder(name: str, root: Path) -> dict[Role, FolderDataset]:
             )
     if not classes:
         raise HarnessError(f"{root / roles['test']}: no picture in a class's folder")
-    return {role: _open(name, root, roles[role], each, classes) for role, each in found.items()}
+    for each in found.values():
+        refuse_empty(root, each)
+    return {
+        role: open_folder(name, root, roles[role], each, classes) for role, each in found.items()
+    }
 
 
-def _open(name: str, root: Path, split: str, found: _Found, classes: list[str]) -> FolderDataset:
+def open_folder(
+    name: str, root: Path, split: str, found: Found, classes: Sequence[str]
+) -> FolderDataset:
+    """The pictures of ``found``, in order of their ids; labels are places in ``classes``."""
     labels = {
         identity: label
         for label, each_class in enumerate(classes)
@@ -83,8 +93,19 @@ def _open(name: str, root: Path, split: str, found: _Found, classes: list[str]) 
     return dataset
 
 
-def _find(root: Path, split: str) -> _Found:
-    found = _Found({}, [])
+def refuse_empty(root: Path, found: Found) -> None:
+    """Raises ``HarnessError`` for a class's folder without a picture: were it left out, the
+    classes after it would get other labels than the data set gives them."""
+    if found.empty:
+        raise HarnessError(
+            f"{root / min(found.empty)}: no picture in this class's folder "
+            f"({len(found.empty)} are so): remove it, or put its pictures there"
+        )
+
+
+def find(root: Path, split: str) -> Found:
+    """The pictures below ``root/split/<class>``. Raises ``HarnessError``."""
+    found = Found({}, [], [])
     for entry in _scan(root / split):
         relative = f"{split}/{entry.name}"
         if entry.name.startswith(".") or not entry.is_dir():
@@ -94,6 +115,8 @@ def _find(root: Path, split: str) -> _Found:
         _walk(root / relative, relative, (), pictures, found.ignored)
         if pictures:
             found.classes[entry.name] = pictures
+        else:
+            found.empty.append(relative)
     return found
 
 

@@ -11,7 +11,13 @@ from small_datasets import COCOTree, VOCTree, encode, voc_object, voc_xml
 from harness.data.catalog import Catalog
 from harness.errors import HarnessError
 
-FETCHED = ["voc07", "voc12", "coco20k", "coco-val2017", "imagenet", "imagenette"]
+DETECTION = ["voc07", "voc12", "coco20k", "coco-val2017"]
+CLASSIFICATION = [
+    "imagenet", "imagenette", "cifar10", "cifar100", "aircraft", "cub", "caltech101", "cars", "dtd",
+    "flowers", "food", "pets", "sun397", "places205", "places365", "inat2018", "inat2021",
+    "voc07-classes",
+]  # fmt: skip
+FETCHED = [*DETECTION, *CLASSIFICATION]
 PAINTED = ["generated", "scenes", "scenes-demo"]
 BUILT_IN = [*FETCHED, *PAINTED]
 
@@ -228,7 +234,10 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_data_package_imports_torch() -> None:
-    modules = "catalog coco dataset doctor entries fetch files folder generated voc"
+    modules = (
+        "catalog coco dataset devkit doctor entries fetch files folder generated imagenet listed "
+        "official parquet shards sizes tars torchvision_sets voc"
+    )
     code = (
         "import sys\n"
         + "".join(f"import harness.data.{module}\n" for module in modules.split())

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from releases import RELEASES
 from small_datasets import COCOTree, VOCTree, encode, voc_object, voc_xml
 
 from harness.data.catalog import Catalog
@@ -142,6 +143,15 @@ def test_ignored_files_and_files_that_are_no_pictures_are_told(tmp_path: Path) -
     assert "1 files are ignored" in ignored
     assert "val/a/notes.txt" in ignored
     assert "no train/" in lonely
+
+
+def test_classes_without_a_picture_in_a_split_are_told(tmp_path: Path) -> None:
+    release = RELEASES["places365"](tmp_path / "root", pytest.MonkeyPatch())
+    report = examine(catalog_of(tmp_path, "format: places365, root: root"), "mine")
+    assert said(report, "warning") == [
+        f"test (val): 1 of 2 classes have no picture here: {release.classes[0]}"
+    ]
+    assert report.healthy
 
 
 def test_what_a_killed_fetch_left_is_told(tmp_path: Path) -> None:
