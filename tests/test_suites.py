@@ -36,7 +36,7 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "lost on scenes-demo",
         "lost on scenes-demo (facet=value)",
         "knn, logistic on scenes-demo (resize=128; crop=128)",
-        "linear on scenes-demo (resize=128; crop=128; min_steps=400)",
+        "linear on scenes-demo (resize=128; crop=128; min_steps=100)",
     ]
 
 
