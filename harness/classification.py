@@ -7,10 +7,9 @@ came in, and the columns of an outcome.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,9 +23,29 @@ from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule, RuleText
 from harness.features.select import Selector, TokenName, applicable, width
-from harness.task import Batch, NotApplicable, Protocol, TokenRequest, resolve_layers
+from harness.task import (
+    Batch,
+    Context,
+    Evaluation,
+    NotApplicable,
+    P,
+    Protocol,
+    TokenRequest,
+    resolve_layers,
+)
 
 FLOAT = 4  # bytes
+
+SelectionShare = Annotated[
+    float,
+    Field(
+        gt=0,
+        lt=1,
+        description="of train, by the hash of the id; a split for selection is taken where the "
+        "data set has one",
+    ),
+]
+"""A protocol's field of this kind says how much of train chooses hyper-parameters."""
 
 
 class TokenProtocol(Protocol):
@@ -150,16 +169,6 @@ def check_finite(values: torch.Tensor, ids: Sequence[str], dataset: str) -> None
         )
 
 
-def held_out(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """``[n]``: which pictures choose hyper-parameters: a ``share`` of them (at least one, never
-    all), those with the smallest sha256 of their id, the same for every model and order."""
-    count = min(max(1, round(share * len(ids))), len(ids) - 1)
-    by_hash = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-    held = np.zeros(len(ids), bool)
-    held[by_hash[: max(0, count)]] = True
-    return held
-
-
 class Examples(NamedTuple):
     """Pictures of one role that have the token, in the data set's order: ``features [n, D]``
     float32 on the CPU, ``labels [n]`` int64."""
@@ -220,3 +229,64 @@ class Collector:
     def merge(self, other: Collector) -> None:
         self._parts += other._parts
         self.without += other.without
+
+
+class CollectedEvaluation(Evaluation, Generic[P]):
+    """Keeps the features of whole splits and computes in ``finish``, in the data set's order: no
+    batch and no order of arrival shows, and an error there costs no neighbour its pass.
+
+    There is one selector for each draw of a token. ``self._collectors[role]`` are let go of as
+    they are used.
+    """
+
+    def __init__(
+        self, context: Context[P], selectors: Sequence[Selector], roles: Iterable[Role]
+    ) -> None:
+        self._context, self._selectors = context, selectors
+        self._collectors = {
+            role: [Collector(context.datasets[role], each) for each in selectors] for role in roles
+        }
+
+    def update(self, role: Role, batch: Batch) -> None:
+        for collector in self._collectors[role]:
+            collector.add(batch)
+
+    def _without(self) -> dict[str, int]:
+        """Counts of the pictures that lack the token, the same ones in every draw."""
+        return {
+            f"{role}_without_token": collectors[0].without
+            for role, collectors in self._collectors.items()
+            if collectors[0].without
+        }
+
+    def _read(self) -> dict[str, Any]:
+        """What of the token was resolved for this model."""
+        first = self._selectors[0]
+        read: dict[str, Any] = {"layer": first.layer}
+        if first.rule is not None:
+            read["outlier_cutoff"] = self._context.cutoffs[first.rule]
+        return read
+
+    def state(self) -> object:
+        return {role: [each.state() for each in of] for role, of in self._collectors.items()}
+
+    def load(self, state: Any) -> None:
+        for role, collectors in self._collectors.items():
+            for collector, stored in zip(collectors, state[role], strict=True):
+                collector.load(stored)
+
+    def merge(self, other: Self) -> None:
+        for role, collectors in self._collectors.items():
+            for ours, theirs in zip(collectors, other._collectors[role], strict=True):
+                ours.merge(theirs)
+
+
+def over_draws(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """``details`` of metrics that several draws gave, ``[draws]`` each: all of them and their
+    standard deviation. Of one draw there is nothing to say."""
+    if any(len(values) == 1 for values in scores.values()):
+        return {}
+    return {
+        "draws": {name: values.tolist() for name, values in scores.items()},
+        "sd": {name: float(values.std(ddof=1)) for name, values in scores.items()},
+    }

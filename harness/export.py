@@ -29,7 +29,7 @@ from harness.errors import HarnessError
 from harness.features.cutoffs import resolve
 from harness.features.extract import Pass, Tally
 from harness.features.keys import RunningModel, Source
-from harness.features.loading import default_workers
+from harness.features.loading import processes
 from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
@@ -152,10 +152,6 @@ class _Job:
     progress: Progress
 
     @property
-    def _workers(self) -> int:
-        return default_workers() if self.options.workers is None else self.options.workers
-
-    @property
     def _skip(self) -> bool:
         return self.options.on_bad_picture == "skip"
 
@@ -175,7 +171,7 @@ class _Job:
             selectors,
             self.store,
             self.options.batch_size,
-            self._workers,
+            processes(self.options.workers),
             self._skip,
         )
 
@@ -206,7 +202,7 @@ class _Job:
             wanted,
             tally,
             self.options.seed,
-            self._workers,
+            processes(self.options.workers),
             self._skip,
             SHARD if store is None else store.shard,
             self.progress.advance,

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from harness.backbone.architecture import Architecture
-from harness.classification import TokenProtocol, selector_of
+from harness.classification import SelectionShare, TokenProtocol, selector_of
 from harness.features.select import Selector, TokenName, applicable
 from harness.probes.linear import Head
 from harness.task import NotApplicable
@@ -66,13 +66,7 @@ class StoredLinearProtocol(LinearProtocol):
 
     name: str = "linear"
     selected_on: Literal["held-out pictures"] = "held-out pictures"
-    selection_share: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="of train, by the hash of the id; a split for selection is taken where the "
-        "data set has one",
-    )
+    selection_share: SelectionShare = 0.1
     refit: bool = Field(True, description="the chosen head is trained again, on all pictures")
     epochs: float = Field(10, gt=0, description="passes over the pictures")
     min_steps: StrictInt = Field(

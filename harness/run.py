@@ -22,7 +22,7 @@ from harness.errors import HarnessError
 from harness.features.cutoffs import resolve
 from harness.features.extract import Pass, Tally, out_of_memory, stream
 from harness.features.keys import RunningModel, can_be_keyed
-from harness.features.loading import default_workers
+from harness.features.loading import processes
 from harness.features.order import Steps, indices
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
@@ -143,14 +143,9 @@ def _cutoffs(
         request.select,
         store,
         options.batch_size,
-        workers(options),
+        processes(options.workers),
         options.on_bad_picture == "skip",
     )
-
-
-def workers(options: Options) -> int:
-    """Decoding processes: as many as were asked for, or as suit the machine."""
-    return default_workers() if options.workers is None else options.workers
 
 
 def _that_share(listeners: list[_Running], role: Role) -> list[list[_Running]]:
@@ -244,7 +239,7 @@ def _batches(
     """What a pass reads: of pictures read once, vectors that the store has are not computed."""
     cell = listeners[0].cell
     dataset, first = cell.dataset.roles[role], cell.requests[role]
-    how = options.seed, workers(options), options.on_bad_picture == "skip"
+    how = options.seed, processes(options.workers), options.on_bad_picture == "skip"
     if first.order != "once" or not wanted.selectors:
         order = indices(first, len(dataset.samples), options.seed)
         yield from stream(backbone, dataset, wanted, order, tally, *how, progress.advance)

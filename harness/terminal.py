@@ -112,7 +112,7 @@ def show_results(
         for _, record in rows:
             table.add_row(
                 escape(record.model.name) + (" *" if record.model.weights == "random" else ""),
-                escape(_protocol(record)),
+                escape("\n".join(_protocol(record))),
                 *(_value(record.metrics.get(name)) for name in metrics),
                 str(record.per_picture.rows if record.per_picture else 0),
                 f"{record.cost.images_per_second:.1f}",
@@ -125,7 +125,7 @@ def show_results(
             if (each.task, each.dataset) == (task, dataset) and each.metric in metrics
         ]
         if apart:
-            said = {path.stem: ", ".join(_protocol(record).split("\n")) for path, record in rows}
+            said = {path.stem: ", ".join(_protocol(record)) for path, record in rows}
             _print_differences(console, apart, said)
     for cell in not_applicable:
         console.print(cell.told, markup=False, soft_wrap=True)
@@ -133,8 +133,8 @@ def show_results(
         console.print(f"record: {path}", markup=False, soft_wrap=True)
 
 
-def _protocol(record: Record) -> str:
-    """The protocol's name and, below it, what sets the run apart from it."""
+def _protocol(record: Record) -> list[str]:
+    """The protocol's name and what sets the run apart from it."""
     name = record.protocol.name + (" †" if record.selected_on == "test" else "")
     apart = []
     for key, value in record.variant.items():
@@ -144,7 +144,7 @@ def _protocol(record: Record) -> str:
             apart.append(f"without {len(value)} bad pictures")
         elif key != "weights":
             apart.append(f"{key} {value}")
-    return "\n".join([name, *apart])
+    return [name, *apart]
 
 
 def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
@@ -178,7 +178,7 @@ def _print_differences(
     table.collapse_padding = True
     shown = None
     for each in differences:
-        pair = (f"{each.model} − {each.baseline}", said.get(each.protocol, each.protocol))
+        pair = (f"{each.model} − {each.baseline}", said[each.protocol])
         table.add_row(
             *(("", "") if pair == shown else map(escape, pair)),
             each.metric.replace("_", " "),

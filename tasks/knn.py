@@ -6,7 +6,7 @@ Oquab et al., "DINOv2" (2023, section 7.1), as coded in facebookresearch/dinov2,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -16,18 +16,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_va
 
 from harness.backbone.architecture import Architecture
 from harness.classification import (
-    Collector,
+    CollectedEvaluation,
     Examples,
     TokenProtocol,
     check_classes,
+    over_draws,
     request_of,
     selector_of,
 )
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
+from harness.features.extract import out_of_memory
 from harness.features.select import DRAWN, Selector
 from harness.probes.neighbours import MOST, Approximate, Judged, NeighbourIndex, judge
-from harness.task import Batch, Context, Evaluation, MetricSpec, Outcome, Task, TokenRequest
+from harness.task import Context, MetricSpec, Outcome, Task, TokenRequest
 
 _ROLES: tuple[Role, Role] = ("train", "test")
 _TOP = (1, 5)
@@ -91,28 +93,12 @@ class _Gallery(NamedTuple):
     labels: torch.Tensor
 
 
-class KnnEvaluation(Evaluation):
-    """Features of both splits are kept; all is computed at the end, in the data set's order, so
-    that no batch and no order of arrival shows, and one index at a time is in memory."""
-
-    def __init__(self, context: Context[KnnProtocol], selectors: Sequence[Selector]) -> None:
-        self._context = context
-        self._selectors = selectors
-        self._collectors = {
-            role: [Collector(context.datasets[role], each) for each in selectors] for role in _ROLES
-        }
-
-    def update(self, role: Role, batch: Batch) -> None:
-        for collector in self._collectors[role]:
-            collector.add(batch)
+class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
+    """All that is computed is computed at the end, with one index at a time in memory."""
 
     def finish(self) -> Outcome:
         protocol, classes = self._context.protocol, self._context.datasets["train"].classes
-        counts = {
-            f"{role}_without_token": collectors[0].without
-            for role, collectors in self._collectors.items()
-            if collectors[0].without
-        }
+        counts = self._without()
         # Taken one by one: what has been copied together is let go of.
         found: dict[Role, list[Examples]] = {role: [] for role in _ROLES}
         for role in _ROLES:
@@ -160,7 +146,7 @@ class KnnEvaluation(Evaluation):
                 protocol.temperature,
             )
         except RuntimeError as error:
-            if "out of memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             raise HarnessError(
                 f"knn: out of memory on {device} with the features of {len(gallery.features):,} "
@@ -183,30 +169,10 @@ class KnnEvaluation(Evaluation):
                 by_draw[name] = 100 * hits.mean(axis=1)
             if len(judged) == 1:
                 columns[f"predicted_k{k}"] = judged[0][k].predicted.numpy()
-        details: dict[str, Any] = {}
-        if len(judged) > 1:
-            details["draws"] = {name: values.tolist() for name, values in by_draw.items()}
-            details["sd"] = {name: float(v.std(ddof=1)) for name, v in by_draw.items()}
-        first = self._selectors[0]
-        resolved: dict[str, Any] = {"layer": first.layer, "train_pictures": train}
-        if first.rule is not None:
-            resolved["outlier_cutoff"] = self._context.cutoffs[first.rule]
+        resolved = {**self._read(), "train_pictures": train}
         if approximate := _approximate(protocol, train):
             resolved["ivf_lists"] = approximate.lists
-        return Outcome(columns, metrics, counts, resolved, details=details)
-
-    def state(self) -> object:
-        return {role: [each.state() for each in of] for role, of in self._collectors.items()}
-
-    def load(self, state: Any) -> None:
-        for role, collectors in self._collectors.items():
-            for collector, stored in zip(collectors, state[role], strict=True):
-                collector.load(stored)
-
-    def merge(self, other: Self) -> None:
-        for role, collectors in self._collectors.items():
-            for ours, theirs in zip(collectors, other._collectors[role], strict=True):
-                ours.merge(theirs)
+        return Outcome(columns, metrics, counts, resolved, details=over_draws(by_draw))
 
 
 def few_shot(train: Examples, count: int, seed: int, draw: int) -> torch.Tensor:
@@ -274,7 +240,7 @@ class Knn(Task[KnnProtocol]):
         return dict.fromkeys(_ROLES, request)
 
     def start(self, context: Context[KnnProtocol]) -> KnnEvaluation:
-        return KnnEvaluation(context, _selectors(context.protocol, context.architecture))
+        return KnnEvaluation(context, _selectors(context.protocol, context.architecture), _ROLES)
 
 
 def _selectors(protocol: KnnProtocol, architecture: Architecture) -> list[Selector]:

@@ -25,13 +25,13 @@ from harness.classification import (
     Collector,
     check_classes,
     check_finite,
-    held_out,
     request_of,
     view_of,
 )
 from harness.data.dataset import Dataset, Role
 from harness.data.views import RandomResizedCropFlip
 from harness.errors import HarnessError
+from harness.features.extract import out_of_memory
 from harness.features.order import shuffled
 from harness.features.select import Selector
 from harness.linear_grid import (
@@ -42,6 +42,7 @@ from harness.linear_grid import (
     selectors_of,
 )
 from harness.probes.linear import Descent, LinearHeads
+from harness.selection import held_out
 from harness.task import (
     Batch,
     Context,
@@ -143,7 +144,7 @@ class LinearEvaluation(Evaluation):
         try:
             self._fit()
         except RuntimeError as error:
-            if "out of memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             raise HarnessError(
                 f"{self._protocol.name}: out of memory on {self._context.device} with "

@@ -8,7 +8,7 @@ Registers" (2023), tables 1 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -18,19 +18,22 @@ from pydantic import Field, StrictInt, model_validator
 
 from harness.backbone.architecture import Architecture
 from harness.classification import (
-    Collector,
+    CollectedEvaluation,
     Examples,
+    SelectionShare,
     TokenProtocol,
     check_classes,
-    held_out,
+    over_draws,
     request_of,
     selector_of,
 )
 from harness.data.dataset import ROLES, Dataset, Role
 from harness.errors import HarnessError
+from harness.features.extract import out_of_memory
 from harness.features.select import DRAWN, Selector
 from harness.probes.logistic import LogisticHead, logistic_path
-from harness.task import Batch, Context, Evaluation, MetricSpec, Outcome, Task, TokenRequest
+from harness.selection import held_out
+from harness.task import Context, MetricSpec, Outcome, Task, TokenRequest
 
 _DRAWS = 5  # where none are asked for: a standard deviation with some meaning
 
@@ -47,13 +50,7 @@ class LogisticProtocol(TokenProtocol):
     c_high: float = Field(5, ge=-12, le=12, description="log10 of the largest C")
     c_count: StrictInt = Field(45, ge=1, le=1000, description="values of C, equally far in log C")
     penalty: Literal["l2, biases free"] = "l2, biases free"
-    selection_share: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="of train, by the hash of the id; a split for selection is taken where the "
-        "data set has one",
-    )
+    selection_share: SelectionShare = 0.1
     selection_metric: Metric = Field("top1", description="what the C is chosen by")
     tie_break: Literal["smallest C, lowest class"] = "smallest C, lowest class"
     tolerance: float = Field(
@@ -101,28 +98,11 @@ class _Draw(NamedTuple):
     counts: Mapping[str, int]
 
 
-class LogisticEvaluation(Evaluation):
-    """Features of all splits are kept; all is fitted at the end, in the data set's order, so that
-    no batch and no order of arrival shows."""
-
-    def __init__(self, context: Context[LogisticProtocol], selectors: Sequence[Selector]) -> None:
-        self._context = context
-        self._selectors = selectors
-        self._collectors = {
-            role: [Collector(context.datasets[role], each) for each in selectors]
-            for role in _used(context.datasets)
-        }
-
-    def update(self, role: Role, batch: Batch) -> None:
-        for collector in self._collectors[role]:
-            collector.add(batch)
+class LogisticEvaluation(CollectedEvaluation[LogisticProtocol]):
+    """All that is fitted is fitted at the end, one draw after the other."""
 
     def finish(self) -> Outcome:
-        counts = {
-            f"{role}_without_token": collectors[0].without
-            for role, collectors in self._collectors.items()
-            if collectors[0].without
-        }
+        counts = self._without()
         draws: list[_Draw] = []
         test: Examples | None = None
         while self._collectors["test"]:  # let go of one by one, as they are used
@@ -160,7 +140,7 @@ class LogisticEvaluation(Evaluation):
             fits.append((head.steps, head.converged))
             predicted = head.predict(test.features).numpy()
         except RuntimeError as error:
-            if "out of memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             raise HarnessError(
                 f"logistic: out of memory on {device} with the features of "
@@ -222,14 +202,9 @@ class LogisticEvaluation(Evaluation):
             "chosen": [draw.head.c for draw in draws],
             "most_steps": max(draw.most_steps for draw in draws),
             "not_converged": sum(draw.not_converged for draw in draws),
+            **over_draws(by_draw),
         }
-        if len(draws) > 1:
-            details["draws"] = {name: values.tolist() for name, values in by_draw.items()}
-            details["sd"] = {name: float(v.std(ddof=1)) for name, v in by_draw.items()}
-        first = self._selectors[0]
-        resolved: dict[str, Any] = {"layer": first.layer, "draws": len(draws)}
-        if first.rule is not None:
-            resolved["outlier_cutoff"] = self._context.cutoffs[first.rule]
+        resolved = {**self._read(), "draws": len(draws)}
         if len(draws) == 1:
             resolved["c"] = draws[0].head.c
         selected_on = "select" if "select" in self._collectors else "held-out pictures"
@@ -237,19 +212,6 @@ class LogisticEvaluation(Evaluation):
         return Outcome(
             columns, metrics, {**draws[0].counts, **counts}, resolved, selected_on, details
         )
-
-    def state(self) -> object:
-        return {role: [each.state() for each in of] for role, of in self._collectors.items()}
-
-    def load(self, state: Any) -> None:
-        for role, collectors in self._collectors.items():
-            for collector, stored in zip(collectors, state[role], strict=True):
-                collector.load(stored)
-
-    def merge(self, other: Self) -> None:
-        for role, collectors in self._collectors.items():
-            for ours, theirs in zip(collectors, other._collectors[role], strict=True):
-                ours.merge(theirs)
 
 
 def _rows(examples: Examples, which: NDArray[np.bool_]) -> Examples:
@@ -309,7 +271,11 @@ class Logistic(Task[LogisticProtocol]):
         return dict.fromkeys(roles, request)
 
     def start(self, context: Context[LogisticProtocol]) -> LogisticEvaluation:
-        return LogisticEvaluation(context, _selectors(context.protocol, context.architecture))
+        return LogisticEvaluation(
+            context,
+            _selectors(context.protocol, context.architecture),
+            _used(context.datasets),
+        )
 
 
 LOGISTIC = Logistic()

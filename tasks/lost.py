@@ -8,7 +8,6 @@ vote that holds the seed. Darcet et al. (section 3.3) add a bias to the affiniti
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -26,6 +25,7 @@ from harness.data.dataset import Dataset, Role
 from harness.data.views import WholePicture
 from harness.discovery import component_box, finds, objects
 from harness.errors import HarnessError
+from harness.selection import held_out
 from harness.task import (
     Batch,
     Context,
@@ -260,17 +260,12 @@ class LostEvaluation(Evaluation):
 
 
 def _held_out(ids: Sequence[str], protocol: SweptLostProtocol) -> NDArray[np.bool_]:
-    """Which pictures choose the setting: all of them, or those with the smallest sha256 of their
-    id, so that every model and every order of pictures is judged on the same ones."""
+    """Which pictures choose the setting: all of them, or a share."""
     if protocol.selected_on == "test":
         return np.ones(len(ids), bool)
     if len(ids) < 2:
         raise HarnessError(f"{protocol.name}: two pictures with boxes are needed, {len(ids)} given")
-    count = min(max(1, round(protocol.selection_share * len(ids))), len(ids) - 1)
-    by_hash = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-    held = np.zeros(len(ids), bool)
-    held[by_hash[:count]] = True
-    return held
+    return held_out(ids, protocol.selection_share)
 
 
 class Lost(Task[Any]):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import choose_device
+from harness.bench.clock import timed
 from harness.errors import HarnessError
 from harness.probes.neighbours import NeighbourIndex, judge
 
@@ -168,9 +169,9 @@ def _in_use(place: torch.device) -> int:
 def _product(case: _Case, place: torch.device) -> float:
     """Seconds of the matrix product of all queries and train, in the plain way's batches."""
     train, queries = case.train.to(place), case.queries.to(place)
-    began = time.perf_counter()
-    for start in range(0, len(queries), _BATCH):
-        queries[start : start + _BATCH] @ train.T
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
-    return time.perf_counter() - began
+
+    def products() -> None:
+        for start in range(0, len(queries), _BATCH):
+            queries[start : start + _BATCH] @ train.T
+
+    return timed(products, place)

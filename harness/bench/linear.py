@@ -4,7 +4,6 @@ products: ratios of one run."""
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import choose_device
+from harness.bench.clock import timed
 from harness.linear_grid import StoredLinearProtocol
 from harness.probes.linear import Descent, Head, LinearHeads
 
@@ -45,13 +45,6 @@ def linear(
     together = LinearHeads(heads, classes, Descent(steps), device=place)
     one_by_one = _OneByOne(heads, together, steps)
 
-    def timed(work: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        work()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        return time.perf_counter() - began
-
     works: tuple[Callable[[], object], ...] = (
         lambda: square @ square,
         lambda: together.step(features, labels),
@@ -60,8 +53,8 @@ def linear(
     with exact_float32():
         for work in works:
             for _ in range(_WARM_UP):
-                timed(work)
-        runs = [[timed(work) for work in works] for _ in range(repeats)]
+                timed(work, place)
+        runs = [[timed(work, place) for work in works] for _ in range(repeats)]
     product, ours, theirs = (statistics.median(column) for column in zip(*runs, strict=True))
     rate = _MULTIPLIED_AND_ADDED * _SIDE**3 / product
     seen = sum(head.stop - head.start for head in heads)

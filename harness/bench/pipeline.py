@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ import torch
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone, Precision, Read
+from harness.bench.clock import timed
 from harness.data.catalog import Catalog
 from harness.data.dataset import Dataset, First
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, normalise, stream
-from harness.features.loading import default_workers
+from harness.features.loading import processes
 from harness.plan import Options
 from harness.registry import Registry
 
@@ -55,7 +56,7 @@ def extract(options: Options, precision: Precision = "fp32") -> dict[str, Any]:
         reads=frozenset({Read(facts.depth - 1, "token", True)}),
         precision=precision,
     )
-    count = default_workers() if options.workers is None else options.workers
+    count = processes(options.workers)
     order = list(range(len(pictures.samples)))
     places = {sample.id: index for index, sample in enumerate(pictures.samples)}
     _warm_up(backbone, wanted, pictures)
@@ -147,13 +148,6 @@ def lost(device: str = "auto") -> dict[str, Any]:
     task: Any = find_task("lost")
     keys = torch.randn(37, 37, 1024, generator=torch.Generator().manual_seed(0)).to(place)
 
-    def timed(work: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        work()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        return time.perf_counter() - began
-
     def gram() -> object:
         flat = keys.flatten(0, 1)
         return flat @ flat.T
@@ -163,8 +157,8 @@ def lost(device: str = "auto") -> dict[str, Any]:
 
     with exact_float32():
         for work in (gram, whole):
-            timed(work)
-        pairs = [(timed(gram), timed(whole)) for _ in range(_REPEATS)]
+            timed(work, place)
+        pairs = [(timed(gram, place), timed(whole, place)) for _ in range(_REPEATS)]
     alone, together = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {
         "device": str(place),

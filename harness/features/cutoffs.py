@@ -22,6 +22,7 @@ from harness.features.keys import Key, RunningModel, Source, can_be_keyed, cutof
 from harness.features.outliers import ESTIMATED_ON, OutlierRule, cutoffs
 from harness.features.select import Selector
 from harness.features.store import Store
+from harness.selection import by_hash
 
 FOLDER = "cutoffs"
 
@@ -56,14 +57,10 @@ def resolve(
         found = {rule: value for rule, value in known.items() if value is not None}
         if len(found) == len(rules):
             return found, 0
-    by_hash = sorted(
-        range(len(dataset.samples)),
-        key=lambda index: hashlib.sha256(dataset.samples[index].id.encode()).digest(),
-    )
     read = Read(layer, "token", False)
     wanted = Pass(source.view, frozenset({read}), precision=source.precision)
     tally = Tally(batch_size)
-    chosen = sorted(by_hash[:ESTIMATED_ON])
+    chosen = sorted(by_hash([sample.id for sample in dataset.samples])[:ESTIMATED_ON])
     norms = [
         batch.tokens[read].patches.float().norm(dim=-1).flatten().cpu().numpy()
         for batch in stream(

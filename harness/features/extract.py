@@ -185,7 +185,8 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch says that a device's memory, or the machine's, is full."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    said = "can't allocate memory", "not enough memory", "out of memory"  # the last: faiss
+    return any(each in str(error) for each in said)
 
 
 def _halve(backbone: Backbone, tally: Tally, tried: int, crop: Crop) -> None:

@@ -53,6 +53,11 @@ def default_workers() -> int:
     return max(0, min((cores or 1) - 1, 8))
 
 
+def processes(asked: int | None) -> int:
+    """Worker processes: as many as were asked for, or as suit the machine."""
+    return default_workers() if asked is None else asked
+
+
 def load(
     dataset: Dataset, view: View, order: Sequence[int], seed: int, workers: int
 ) -> Iterator[Loaded]:

@@ -215,7 +215,7 @@ class Recipe:
             ("checkpoint_every", self.checkpoint_every, 1, 10**9),
             ("log_every", self.log_every, 1, 10**9),
         ]
-        if not 0 <= self.label_weight < math.inf:  # named as it is typed
+        if not 0 <= self.label_weight < math.inf:
             raise HarnessError(f"--labels {self.label_weight}: a weight of 0 or more is needed")
         for option, value, low, high in whole:
             if value is not None and not low <= value <= high:
@@ -281,7 +281,7 @@ _MACHINE = frozenset(
 )
 _AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("head_outputs", "head_hidden", "head_bottleneck"), 2),
-    **dict.fromkeys(("class_weight", "patch_weight", "koleo_weight", "label_weight"), 0),
+    **dict.fromkeys(("class_weight", "patch_weight", "koleo_weight"), 0),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay", "token_std"), 0),
     **dict.fromkeys(("student_temperature", "clip"), 1e-6),
 }
