@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,128 +7,61 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classified import (
+    Features,
+    Labelled,
+    Labels,
+    batch,
+    clusters,
+    colours,
+    expected_scores,
+    feed,
+    finished,
+    imagenette,
+    labelled,
+    recorded,
+    table,
+)
 from harness.tasks.knn import KNN, KnnEvaluation, KnnProtocol, few_shot
-from PIL import Image
+from tiny import ARCHITECTURE
 
 from harness import evaluate
-from harness.backbone.architecture import Architecture
-from harness.backbone.layout import TokenLayout, Tokens
+from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
 from harness.bench.knn import knn
 from harness.classification import Examples
-from harness.data.dataset import Dataset, Role, Sample, Target
-from harness.data.views import Geometry
+from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
-from harness.features.select import Selected, Selector, select
+from harness.features.select import Selected, select
 from harness.records import read_columns, record_path
 from harness.schema import Record
-from harness.task import Batch, Context, NotApplicable, Outcome
+from harness.task import Context, NotApplicable, Outcome
 
 PLAIN = KNN.protocols["dinov2-knn"]
-ARCHITECTURE = Architecture(
-    layout=TokenLayout(1, 4),
-    patch=14,
-    depth=4,
-    width=48,
-    heads=3,
-    stored_grid=(7, 7),
-    parameters=1,
-    global_feature="class token",
-    position=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bicubic",
-)
-GEOMETRY = Geometry((224, 224), (224, 224), (0, 0, 224, 224), (0, 0, 0, 0))
-
-
-class Labelled(Dataset):
-    """Ids and labels only: what an evaluation needs to know of a data set."""
-
-    def __init__(self, split: str, labels: list[int | None], classes: int) -> None:
-        self.name, self.split = "labelled", split
-        self.classes = tuple(f"class {label}" for label in range(classes))
-        self.samples = [
-            Sample(f"{split}/{place}", (224, 224), Target(label=label))
-            for place, label in enumerate(labels)
-        ]
-
-
-Features = dict[Role, torch.Tensor]
-Labels = dict[Role, list[int]]
 
 
 def blobs(train: int, test: int, classes: int, seed: int = 0) -> tuple[Features, Labels]:
-    """Features in overlapping clusters, one a class."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 8, generator=generator)
-    features: Features = {}
-    labels: Labels = {}
-    counts: dict[Role, int] = {"train": train, "test": test}
-    for role, count in counts.items():
-        labels[role] = [place % classes for place in range(count)]
-        noise = torch.randn(count, 8, generator=generator)
-        features[role] = centres[labels[role]] + noise
-    return features, labels
+    return clusters(classes, 1.0, seed=seed, train=train, test=test)
 
 
 def started(protocol: KnnProtocol, labels: Labels, classes: int, seed: int = 0) -> KnnEvaluation:
-    datasets: dict[Role, Dataset] = {r: Labelled(r, list(of), classes) for r, of in labels.items()}
+    datasets = labelled(labels, classes)
     KNN.requests(ARCHITECTURE, datasets, protocol)
     return KNN.start(Context(ARCHITECTURE, datasets, protocol, seed))
-
-
-def feed(
-    evaluation: KnnEvaluation, role: Role, features: torch.Tensor, order: list[int], size: int = 5
-) -> None:
-    """The pictures of ``order`` in batches of ``size``; every selector is given ``features``."""
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        found = Selected(features[rows], torch.ones(len(rows), dtype=torch.bool))
-        evaluation.update(role, batch(role, rows, dict.fromkeys(evaluation._selectors, found)))
-
-
-def batch(role: Role, rows: list[int], selected: dict[Selector, Selected]) -> Batch:
-    return Batch(
-        tokens={},
-        attention={},
-        ids=tuple(f"{role}/{row}" for row in rows),
-        targets=tuple(Target() for _ in rows),
-        sample=tuple(range(len(rows))),
-        geometry=(GEOMETRY,) * len(rows),
-        selected=selected,
-    )
 
 
 def scored(
     protocol: KnnProtocol, features: Features, labels: Labels, classes: int, seed: int = 0
 ) -> Outcome:
-    evaluation = started(protocol, labels, classes, seed)
-    for role, values in features.items():
-        feed(evaluation, role, values, list(range(len(values))))
-    return evaluation.finish()
-
-
-def table(outcome: Outcome) -> dict[str, list[Any]]:
-    return {name: np.asarray(column).tolist() for name, column in outcome.columns.items()}
+    return finished(started(protocol, labels, classes, seed), features)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
 def test_on_recorded_features_top_1_is_the_official_codes(
     registers: int, shared_reference: Path
 ) -> None:
-    expected = json.loads(
-        (shared_reference / f"classification_e2e_reg{registers}_imagenette.json").read_text()
-    )
-    with np.load(shared_reference / f"imagenette_features_reg{registers}.npz") as stored:
-        features: Features = {
-            "train": torch.from_numpy(stored["train"]),
-            "test": torch.from_numpy(stored["val"]),
-        }
-        labels: Labels = {
-            "train": stored["train_labels"].tolist(),
-            "test": stored["val_labels"].tolist(),
-        }
+    expected = expected_scores(shared_reference, registers)
+    features, labels = recorded(shared_reference, registers)
     outcome = scored(PLAIN, features, labels, 10)
     for k in PLAIN.k:
         hits = np.asarray(outcome.columns[f"top1_k{k}"], float)
@@ -372,23 +304,8 @@ def test_a_data_set_without_train_or_labels_is_not_applicable() -> None:
         KNN.requests(ARCHITECTURE, {"train": train, "test": test}, PLAIN)
 
 
-def folder(root: Path) -> Path:
-    """A data-set file with ``colours``: 2 classes, 12 train and 6 test pictures of noise."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        for label, name in enumerate(("dark", "light")):
-            place = root / "colours" / split / name
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(100 * label, 156 + 100 * label, (40, 56, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
-    path = root / "colours.yaml"
-    path.write_text(f"colours: {{format: folder, root: {root / 'colours'}}}\n")
-    return path
-
-
 def test_from_pictures_to_a_record_whatever_the_batch(tiny_models: Path, tmp_path: Path) -> None:
-    datasets = folder(tmp_path)
+    datasets = colours(tmp_path, train=6, val=3)
     tables, records = [], []
     for size in (1, 7, 64):
         (record,) = evaluate(
@@ -428,11 +345,8 @@ def test_the_benchmark_compares_like_with_like() -> None:
 def test_on_real_pictures_top_1_is_the_official_pipelines_within_one_picture(
     registers: int, shared_data: Path, shared_reference: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
-    expected = json.loads(
-        (shared_reference / f"classification_e2e_reg{registers}_imagenette.json").read_text()
-    )
-    datasets = tmp_path / "real.yaml"
-    datasets.write_text(f"imagenette: {{format: folder, root: {shared_data / 'imagenette'}}}\n")
+    expected = expected_scores(shared_reference, registers)
+    datasets = imagenette(tmp_path, shared_data)
     (record,) = evaluate(
         "knn",
         "tiny-reg4" if registers else "tiny",

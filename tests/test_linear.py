@@ -1,24 +1,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import classified
 import numpy as np
 import pytest
 import torch
+from classified import (
+    Features,
+    Labelled,
+    Labels,
+    clusters,
+    colours,
+    expected_scores,
+    labelled,
+    recorded,
+    table,
+)
 from harness.tasks.linear import LINEAR, LinearEvaluation
-from PIL import Image
+from tiny import ARCHITECTURE as TINY
 
 from harness import evaluate
-from harness.backbone.architecture import Architecture
 from harness.backbone.layout import TokenLayout
 from harness.bench.linear import linear as bench
-from harness.data.dataset import Dataset, Role, Sample, Target
-from harness.data.views import CentreCrop, Geometry, RandomResizedCropFlip
+from harness.data.dataset import Dataset, Role
+from harness.data.views import CentreCrop, RandomResizedCropFlip
 from harness.errors import HarnessError
 from harness.features.order import indices, shuffled
 from harness.features.outliers import OutlierRule
@@ -38,51 +47,13 @@ from harness.task import Batch, Context, NotApplicable, Outcome, TokenRequest
 PLAIN, PUBLISHED = LINEAR.protocols["linear"], LINEAR.protocols["dinov2-linear"]
 SMALL = {"batch_size": 16, "min_steps": 60, "learning_rates": [1e-3, 0.01, 0.1]}
 SMALL_STREAM = {"batch_size": 16, "steps": 60, "learning_rates": [1e-3, 0.01, 0.1]}
-ARCHITECTURE = Architecture(
-    layout=TokenLayout(1, 4),
-    patch=14,
-    depth=4,
-    width=8,
-    heads=2,
-    stored_grid=(7, 7),
-    parameters=1,
-    global_feature="class token",
-    position=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bicubic",
-)
-GEOMETRY = Geometry((224, 224), (224, 224), (0, 0, 224, 224), (0, 0, 0, 0))
+ARCHITECTURE = replace(TINY, width=8, heads=2)
 _PATCHES = 4
-Features = dict[Role, torch.Tensor]  # [n, 4 blocks and the mean of patches, D]
-Labels = dict[Role, list[int]]
-
-
-class Labelled(Dataset):
-    """Ids and labels only: what an evaluation needs to know of a data set."""
-
-    def __init__(self, split: str, labels: list[int | None], classes: int) -> None:
-        self.name, self.split = "labelled", split
-        self.classes = tuple(f"class {label}" for label in range(classes))
-        self.samples = [
-            Sample(f"{split}/{place}", (224, 224), Target(label=label))
-            for place, label in enumerate(labels)
-        ]
 
 
 def blobs(classes: int = 4, seed: int = 0, **counts: int) -> tuple[Features, Labels]:
-    """Features in overlapping clusters, one a class; the later selectors tell more."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 5, 8, generator=generator)
-    features: Features = {}
-    labels: Labels = {}
-    roles: tuple[Role, ...] = ("train", "select", "test")
-    for role in roles:
-        if count := counts.get(role):
-            labels[role] = [place % classes for place in range(count)]
-            noise = torch.randn(count, 5, 8, generator=generator)
-            features[role] = centres[labels[role]] + 2.5 * noise
-    return features, labels
+    """Features ``[n, 4 blocks and the mean of patches, D]``."""
+    return clusters(classes, 2.5, (5, 8), seed, **counts)
 
 
 def started(
@@ -92,27 +63,16 @@ def started(
     seed: int = 0,
     cutoffs: dict[OutlierRule, float] | None = None,
 ) -> LinearEvaluation:
-    datasets: dict[Role, Dataset] = {r: Labelled(r, list(of), classes) for r, of in labels.items()}
+    datasets = labelled(labels, classes)
     LINEAR.requests(ARCHITECTURE, datasets, protocol)
     return LINEAR.start(Context(ARCHITECTURE, datasets, protocol, seed, cutoffs or {}))
 
 
 def batch(role: Role, rows: list[int], features: torch.Tensor, selectors: list[Selector]) -> Batch:
     there = torch.ones(len(rows), dtype=torch.bool)
-    return Batch(
-        tokens={},
-        attention={},
-        ids=tuple(f"{role}/{row}" for row in rows),
-        targets=tuple(Target() for _ in rows),
-        sample=tuple(range(len(rows))),
-        geometry=(GEOMETRY,) * len(rows),
-        selected={
-            each: Selected(
-                features[rows, _PATCHES if each.token == "patch-mean" else each.layer], there
-            )
-            for each in selectors
-        },
-    )
+    columns = {each: _PATCHES if each.token == "patch-mean" else each.layer for each in selectors}
+    found = {each: Selected(features[rows, column], there) for each, column in columns.items()}
+    return classified.batch(role, rows, found)
 
 
 def feed(
@@ -144,10 +104,6 @@ def scored(
             feed(evaluation, role, values, order, size)
         evaluation.end(role)
     return evaluation.finish()
-
-
-def table(outcome: Outcome) -> dict[str, list[Any]]:
-    return {name: np.asarray(column).tolist() for name, column in outcome.columns.items()}
 
 
 def top1(outcome: Outcome) -> float:
@@ -523,18 +479,9 @@ def test_on_recorded_features_it_is_as_good_as_the_best_logistic_regression(
 ) -> None:
     """The same model of the same 1,000 features, fitted otherwise and chosen on held-out pictures:
     within 4 points of the best of the official 12 values of C on test."""
-    expected = json.loads(
-        (shared_reference / f"classification_e2e_reg{registers}_imagenette.json").read_text()
-    )
-    with np.load(shared_reference / f"imagenette_features_reg{registers}.npz") as stored:
-        labels: Labels = {
-            "train": stored["train_labels"].tolist(),
-            "test": stored["val_labels"].tolist(),
-        }
-        features: Features = {
-            "train": torch.from_numpy(stored["train"])[:, None].expand(-1, 5, -1),
-            "test": torch.from_numpy(stored["val"])[:, None].expand(-1, 5, -1),
-        }
+    expected = expected_scores(shared_reference, registers)
+    flat, labels = recorded(shared_reference, registers)
+    features = {role: values[:, None].expand(-1, 5, -1) for role, values in flat.items()}
     protocol = PLAIN.changed(
         {"n_last_blocks": 1, "avgpool": False, "learning_rates": list(RATES[-4:])}
     )
@@ -543,26 +490,11 @@ def test_on_recorded_features_it_is_as_good_as_the_best_logistic_regression(
     assert top1(outcome) == pytest.approx(best, abs=4)
 
 
-def folder(root: Path) -> Path:
-    """A data-set file with ``colours``: 2 classes, 20 train and 8 test pictures of noise."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 4)):
-        for label, name in enumerate(("dark", "light")):
-            place = root / "colours" / split / name
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(100 * label, 156 + 100 * label, (40, 56, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
-    path = root / "colours.yaml"
-    path.write_text(f"colours: {{format: folder, root: {root / 'colours'}}}\n")
-    return path
-
-
 @pytest.mark.parametrize("name", ["linear", "dinov2-linear"])
 def test_from_pictures_to_a_record_whatever_the_batch_and_the_workers(
     name: str, tiny_models: Path, tmp_path: Path
 ) -> None:
-    datasets = folder(tmp_path)
+    datasets = colours(tmp_path, train=10, val=4)
     training = {"min_steps": 60, "selection_share": 0.5} if name == "linear" else {"steps": 6}
     tables, records = [], []
     for size, workers, store in ((1, 0, False), (64, 2, True), (8, 0, True)):
@@ -595,7 +527,7 @@ def test_from_pictures_to_a_record_whatever_the_batch_and_the_workers(
 def test_every_step_of_the_stream_sees_the_pictures_that_the_order_says(
     monkeypatch: pytest.MonkeyPatch, tiny_models: Path, tmp_path: Path
 ) -> None:
-    datasets, steps = folder(tmp_path), []
+    datasets, steps = colours(tmp_path, train=10, val=4), []
     original = LinearHeads.step
 
     def spied(self: LinearHeads, features: torch.Tensor, labels: torch.Tensor) -> None:

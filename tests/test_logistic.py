@@ -1,121 +1,59 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from classified import (
+    Features,
+    Labelled,
+    Labels,
+    batch,
+    clusters,
+    colours,
+    expected_scores,
+    feed,
+    finished,
+    imagenette,
+    labelled,
+    table,
+)
 from harness.tasks.logistic import LOGISTIC, LogisticEvaluation, LogisticProtocol
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from tiny import ARCHITECTURE
 
 from harness import evaluate
-from harness.backbone.architecture import Architecture
 from harness.backbone.layout import TokenLayout
 from harness.bench.logistic import logistic as bench
-from harness.data.dataset import Dataset, Role, Sample, Target
-from harness.data.views import CentreCrop, Geometry
+from harness.data.dataset import Dataset, Role
+from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.select import Selected, Selector
 from harness.records import read_columns, record_path
-from harness.task import Batch, Context, NotApplicable, Outcome, TokenRequest
+from harness.task import Context, NotApplicable, Outcome, TokenRequest
 
 PLAIN = LOGISTIC.protocols["dinov2-logistic"]
 SHORT = PLAIN.changed({"c_low": -3, "c_high": 2, "c_count": 6})
-ARCHITECTURE = Architecture(
-    layout=TokenLayout(1, 4),
-    patch=14,
-    depth=4,
-    width=48,
-    heads=3,
-    stored_grid=(7, 7),
-    parameters=1,
-    global_feature="class token",
-    position=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bicubic",
-)
-GEOMETRY = Geometry((224, 224), (224, 224), (0, 0, 224, 224), (0, 0, 0, 0))
-Features = dict[Role, torch.Tensor]
-Labels = dict[Role, list[int]]
-
-
-class Labelled(Dataset):
-    """Ids and labels only: what an evaluation needs to know of a data set."""
-
-    def __init__(self, split: str, labels: list[int | None], classes: int) -> None:
-        self.name, self.split = "labelled", split
-        self.classes = tuple(f"class {label}" for label in range(classes))
-        self.samples = [
-            Sample(f"{split}/{place}", (224, 224), Target(label=label))
-            for place, label in enumerate(labels)
-        ]
 
 
 def blobs(classes: int = 3, seed: int = 0, **counts: int) -> tuple[Features, Labels]:
-    """Features in overlapping clusters, one a class."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 8, generator=generator)
-    features: Features = {}
-    labels: Labels = {}
-    roles: tuple[Role, ...] = ("train", "select", "test")
-    for role in roles:
-        if count := counts.get(role):
-            labels[role] = [place % classes for place in range(count)]
-            noise = torch.randn(count, 8, generator=generator)
-            features[role] = centres[labels[role]] + 1.5 * noise
-    return features, labels
+    return clusters(classes, 1.5, seed=seed, **counts)
 
 
 def started(protocol: LogisticProtocol, labels: Labels, classes: int) -> LogisticEvaluation:
-    datasets: dict[Role, Dataset] = {r: Labelled(r, list(of), classes) for r, of in labels.items()}
+    datasets = labelled(labels, classes)
     LOGISTIC.requests(ARCHITECTURE, datasets, protocol)
     return LOGISTIC.start(Context(ARCHITECTURE, datasets, protocol, 0))
-
-
-def batch(role: Role, rows: list[int], selected: dict[Selector, Selected]) -> Batch:
-    return Batch(
-        tokens={},
-        attention={},
-        ids=tuple(f"{role}/{row}" for row in rows),
-        targets=tuple(Target() for _ in rows),
-        sample=tuple(range(len(rows))),
-        geometry=(GEOMETRY,) * len(rows),
-        selected=selected,
-    )
-
-
-def feed(
-    evaluation: LogisticEvaluation,
-    role: Role,
-    features: torch.Tensor,
-    order: list[int],
-    size: int = 5,
-) -> None:
-    """The pictures of ``order`` in batches of ``size``; every selector is given ``features``."""
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        found = Selected(features[rows], torch.ones(len(rows), dtype=torch.bool))
-        evaluation.update(role, batch(role, rows, dict.fromkeys(evaluation._selectors, found)))
 
 
 def scored(
     protocol: LogisticProtocol, features: Features, labels: Labels, classes: int = 3
 ) -> Outcome:
-    evaluation = started(protocol, labels, classes)
-    for role, values in features.items():
-        feed(evaluation, role, values, list(range(len(values))))
-    return evaluation.finish()
-
-
-def table(outcome: Outcome) -> dict[str, list[Any]]:
-    return {name: np.asarray(column).tolist() for name, column in outcome.columns.items()}
+    return finished(started(protocol, labels, classes), features)
 
 
 def drawn(
@@ -400,16 +338,7 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, object], comp
 
 
 def test_from_pictures_to_a_record_whatever_the_batch(tiny_models: Path, tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 3)):
-        for label, name in enumerate(("dark", "light")):
-            place = tmp_path / "colours" / split / name
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(100 * label, 156 + 100 * label, (56, 56, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
-    datasets = tmp_path / "colours.yaml"
-    datasets.write_text(f"colours: {{format: folder, root: {tmp_path / 'colours'}}}\n")
+    datasets = colours(tmp_path, train=10, val=3, size=(56, 56))
     tables = []
     for size in (1, 64):
         (record,) = evaluate(
@@ -448,10 +377,8 @@ def test_the_benchmark_compares_like_with_like() -> None:
 def test_on_real_pictures_top_1_is_scikit_learns_on_official_features_within_two_pictures(
     registers: int, shared_data: Path, shared_reference: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
-    stored = shared_reference / f"classification_e2e_reg{registers}_imagenette.json"
-    expected = json.loads(stored.read_text())["logistic_top1_by_C"]
-    datasets = tmp_path / "real.yaml"
-    datasets.write_text(f"imagenette: {{format: folder, root: {shared_data / 'imagenette'}}}\n")
+    expected = expected_scores(shared_reference, registers)["logistic_top1_by_C"]
+    datasets = imagenette(tmp_path, shared_data)
     for log_c, known in ((-2, "0.01"), (0, "1.0")):
         (record,) = evaluate(
             "logistic",

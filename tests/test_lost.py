@@ -21,11 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
-from tiny import REFERENCE
+from tiny import ARCHITECTURE, REFERENCE
 
 from harness import evaluate, load_backbone
-from harness.backbone.architecture import Architecture
-from harness.backbone.layout import TokenLayout, Tokens
+from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
 from harness.data.dataset import Boxes, Sample, Target
 from harness.data.generated import GeneratedDataset
@@ -34,21 +33,6 @@ from harness.discovery import component_box
 from harness.errors import HarnessError
 from harness.records import read_columns, record_path
 from harness.task import Batch, Context, NotApplicable
-
-ARCHITECTURE = Architecture(
-    layout=TokenLayout(1, 4),
-    patch=14,
-    depth=4,
-    width=48,
-    heads=3,
-    stored_grid=(7, 7),
-    parameters=1,
-    global_feature="class token",
-    position=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bicubic",
-)
 
 
 def plainly(affinities: np.ndarray, k: int) -> tuple[int, np.ndarray]:

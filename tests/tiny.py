@@ -1,10 +1,28 @@
-"""The two tiny DINOv2s of the reference material, as registry entries."""
+"""The two tiny DINOv2s of the reference material, as registry entries, and what is known of one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from harness.backbone.architecture import Architecture
+from harness.backbone.layout import TokenLayout
+
 REFERENCE = Path(__file__).resolve().parent / "reference"
+
+ARCHITECTURE = Architecture(
+    layout=TokenLayout(1, 4),
+    patch=14,
+    depth=4,
+    width=48,
+    heads=3,
+    stored_grid=(7, 7),
+    parameters=1,
+    global_feature="class token",
+    position=None,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    interpolation="bicubic",
+)
 
 _ENTRY = """
 {name}:
