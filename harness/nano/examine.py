@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone, Read
@@ -23,6 +26,7 @@ from harness.data.dataset import Dataset, First
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, stream
+from harness.probes.neighbours import NeighbourIndex, judge
 from harness.registry import Registry
 from harness.task import Batch
 
@@ -42,26 +46,27 @@ class Patches:
     """Mean cosine with the up to four neighbours at the patch embedding."""
 
 
-def features(backbone: Backbone, dataset: Dataset) -> NDArray[np.float32]:
+def features(backbone: Backbone, dataset: Dataset) -> Tensor:
     """The normed global feature of every picture, scaled to length 1, ``[n, D]``."""
     read = Read(backbone.architecture.depth - 1, norm=True)
     rows = []
     for batch in _stream(backbone, dataset, read):
-        rows.append(batch.tokens[read].global_.float().cpu().numpy())
-    stacked = np.concatenate(rows)
-    scaled: NDArray[np.float32] = stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
-    return scaled
+        rows.append(batch.tokens[read].global_.float().cpu())
+    return F.normalize(torch.cat(rows))
 
 
 def knn_hits(backbone: Backbone, train: Dataset, test: Dataset) -> NDArray[np.bool_]:
     """Which pictures of ``test`` kNN over ``train`` puts into their class, ``[n]``."""
-    similarity = features(backbone, test) @ features(backbone, train).T
-    labels = _labels(train)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
-    weights = np.exp(np.take_along_axis(similarity, nearest, 1) / TEMPERATURE)
-    votes = np.zeros((len(similarity), len(train.classes)))
-    np.add.at(votes, (np.arange(len(votes))[:, None], labels[nearest]), weights)
-    hits: NDArray[np.bool_] = votes.argmax(1) == _labels(test)
+    judged = judge(
+        NeighbourIndex(features(backbone, train)),
+        _labels(train),
+        len(train.classes),
+        features(backbone, test),
+        _labels(test),
+        (NEIGHBOURS,),
+        TEMPERATURE,
+    )
+    hits: NDArray[np.bool_] = (judged[NEIGHBOURS].rank == 0).numpy()
     return hits
 
 
@@ -110,8 +115,8 @@ def _stream(backbone: Backbone, dataset: Dataset, *reads: Read) -> Iterator[Batc
     return stream(backbone, dataset, wanted, range(len(dataset.samples)), Tally(_BATCH))
 
 
-def _labels(dataset: Dataset) -> NDArray[np.int64]:
-    return np.array([sample.target.label for sample in dataset.samples], dtype=np.int64)
+def _labels(dataset: Dataset) -> Tensor:
+    return torch.tensor([sample.target.label for sample in dataset.samples])
 
 
 def _report(name: str, found: Patches) -> None:
