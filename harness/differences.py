@@ -63,6 +63,10 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
             continue
         mine = ours[metric.column][first].astype(np.float64) * metric.scale
         its = theirs[metric.column][second].astype(np.float64) * metric.scale
+        both = ~(np.isnan(mine) | np.isnan(its))  # NaN: the picture has no value in this metric
+        mine, its = mine[both], its[both]
+        if not len(mine):
+            continue
         interval = bootstrap_difference(mine, its, int(cell.done.dataset.fingerprint[:8], 16))
         found.append(
             Difference(
@@ -75,7 +79,7 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
                 value=float(np.mean(mine - its)),
                 low=interval.low,
                 high=interval.high,
-                pictures=len(shared),
+                pictures=len(mine),
             )
         )
     return found

@@ -329,6 +329,8 @@ def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
     metrics = {}
     for name, spec in outcome.metrics.items():
         values = np.asarray(outcome.columns[spec.column], dtype=np.float64) * spec.scale
+        if spec.partial:
+            values = values[~np.isnan(values)]
         interval = bootstrap_mean(values, seed=int(fingerprint[:8], 16))
         metrics[name] = schema.Metric(
             value=float(values.mean()),

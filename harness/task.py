@@ -199,7 +199,8 @@ class Batch:
 class MetricSpec:
     """A metric that is the mean over pictures of one column of an outcome, times ``scale``.
 
-    One that is not ``shown`` stands in the record and not in a run's table, which has to fit.
+    One that is not ``shown`` stands in the record and not in a run's table, which has to fit. Of
+    one that is ``partial`` some pictures have no value: NaN in the column, left out of the mean.
     """
 
     column: str
@@ -207,6 +208,7 @@ class MetricSpec:
     higher_is_better: bool
     scale: float = 1.0
     shown: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from landmarks import paint
 
 from harness import evaluate
 from harness.classification import TokenProtocol
@@ -32,21 +33,24 @@ CASES = [(task, protocol) for task in task_names() for protocol in find_task(tas
 
 def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     """Everything that a protocol says of twelve generated pictures, or of some painted scenes where
-    it needs classes, as JSON."""
+    it needs classes or queries, as JSON."""
     chosen = find_task(task).protocols[protocol]
     data = out / "data.yaml"
     data.write_text(PAINTED)
     classified = isinstance(chosen, TokenProtocol)
     settings = {**(CLASSIFIED if classified else {}), **SETTINGS.get(protocol, {})}
+    dataset, files = "golden" if classified else "generated", [data]
+    if task == "instance-retrieval":
+        dataset, files = "landmarks", [paint(out / "painted")]
     for model in MODELS:
         evaluate(
             task,
             model,
-            "golden" if classified else "generated",
+            dataset,
             protocols=[protocol],
             settings=settings,
             model_files=[models],
-            dataset_files=[data],
+            dataset_files=files,
             out=out,
             workers=0,
             device="cpu",

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -48,11 +48,27 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Query:
+    """What a picture asks for in retrieval, and which pictures of the gallery answer it.
+
+    ``region`` is the part that is asked about, x0, y0, x1, y1 in pixels as annotated (None: all of
+    the picture). ``easy``, ``hard`` and ``junk`` are places in the gallery, which is the role
+    train: junk neither answers nor fails to.
+    """
+
+    region: tuple[float, float, float, float] | None
+    easy: tuple[int, ...]
+    hard: tuple[int, ...]
+    junk: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Target:
     """All that is known of a picture, at its stored size. What a data set lacks is None."""
 
     boxes: Boxes | None = None
     label: int | None = None
+    query: Query | None = None
 
 
 @dataclass(frozen=True)
@@ -165,16 +181,18 @@ class First(Dataset):
 
 
 def _canonical(target: Target) -> list[object]:
+    # A query stands behind the rest, so that data sets without any keep their fingerprints.
+    query = [] if target.query is None else [list(asdict(target.query).values())]
     boxes = target.boxes
     if boxes is None:
-        return [target.label, None]
+        return [target.label, None, *query]
     rows = [
         [*map(float, xyxy), name, bool(crowd), bool(difficult), bool(truncated)]
         for xyxy, name, crowd, difficult, truncated in zip(
             boxes.xyxy, boxes.classes, boxes.crowd, boxes.difficult, boxes.truncated, strict=True
         )
     ]
-    return [target.label, rows]
+    return [target.label, rows, *query]
 
 
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from harness.data.folder import read_folder
 from harness.data.generated import COUNT, GeneratedDataset
 from harness.data.imagenet import read_imagenet
 from harness.data.parquet import read_parquet
+from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc
 from harness.errors import HarnessError
@@ -60,7 +61,8 @@ class Download(_Strict):
     ``to`` is the folder it is for, relative to the folder that the entry's ``root`` is relative to.
     ``gives`` is relative to ``to``: with ``extract``, the file or folder that is taken out of the
     archive (nothing else of it is kept); without, the name of the file (by default the URL's).
-    One thing, so that it can appear in one rename: what is there is whole.
+    With ``flat`` it is a folder into which all files of the archive are put, without the archive's
+    own folders. One thing, so that it can appear in one rename: what is there is whole.
     """
 
     url: Annotated[str, AfterValidator(_web)]
@@ -68,12 +70,15 @@ class Download(_Strict):
     md5: Md5 | None = None
     to: Relative = "."
     extract: bool = False
+    flat: bool = False
     gives: Relative | None = None
 
     @model_validator(mode="after")
     def _names_what_it_gives(self) -> Download:
         if self.gives is None and (self.extract or not self._url_name()):
             raise ValueError("gives: what the archive holds (a path in it) must be named")
+        if self.flat and not self.extract:
+            raise ValueError("flat: of an archive that is to be extracted (extract: true)")
         return self
 
     def _url_name(self) -> str:
@@ -288,6 +293,22 @@ class ParquetEntry(_Entry):
         return {**read_parquet(name, root, self.splits, self.image, self.label)}
 
 
+class RevisitedEntry(_Entry):
+    """Oxford or Paris revisited, or pictures of your own so annotated: paths are relative to
+    ``root``. The gallery is the role train, the queries are test."""
+
+    format: Literal["revisited"]
+    root: str = Field(min_length=1)
+    annotations: Relative
+    images: Relative = "jpg"
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root / self.annotations]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {**read_revisited(name, root, self.annotations, self.images)}
+
+
 _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] = {
     **official.SETS,
     **torchvision_sets.SETS,
@@ -300,6 +321,7 @@ Entry = (
     | ImageNetEntry
     | OfficialEntry
     | ParquetEntry
+    | RevisitedEntry
     | ScenesEntry
     | WebdatasetEntry
 )
@@ -309,6 +331,7 @@ FORMATS: Mapping[str, type[Entry]] = {
     "generated": GeneratedEntry,
     "imagenet": ImageNetEntry,
     "parquet": ParquetEntry,
+    "revisited": RevisitedEntry,
     "scenes": ScenesEntry,
     "voc": VOCEntry,
     "webdataset": WebdatasetEntry,

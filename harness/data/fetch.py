@@ -190,16 +190,31 @@ def _extract(download: Download, file: Path, content: Path, progress: Progress) 
         raise HarnessError(f"{download.url}: not a sound archive: {error}") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile: unknown method, encrypted
         raise HarnessError(f"{download.url}: cannot be unpacked: {error}") from None
-    source = content / download.target
+    source = _flattened(content, download) if download.flat else content / download.target
     if not source.exists() or source.is_symlink():
         raise HarnessError(f"{download.url}: the archive has no {download.target} in it")
     return source
 
 
+def _flattened(content: Path, download: Download) -> Path:
+    """All files of the unpacked archive in one folder of their own."""
+    flat = content.with_name("flat")
+    flat.mkdir()
+    for path in sorted(content.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        if (flat / path.name).exists():
+            raise HarnessError(f"{download.url}: the archive has two files called {path.name}")
+        path.rename(flat / path.name)
+    if not any(flat.iterdir()):
+        raise HarnessError(f"{download.url}: the archive has no file in it")
+    return flat
+
+
 def _wanted(name: str, download: Download) -> bool:
     """Whether a member is part of what the download gives. One unsafe name condemns the archive."""
     path = safe_relative(name, download.url)
-    return path.parts[: len(target := Path(download.target).parts)] == target
+    return download.flat or path.parts[: len(target := Path(download.target).parts)] == target
 
 
 def _unzip(file: Path, content: Path, download: Download, what: str, progress: Progress) -> None:

@@ -25,7 +25,7 @@ class PicturesDataset(FileDataset):
         """Raises ``HarnessError`` for a folder that cannot be listed or has no picture in it."""
         if not root.is_dir():
             raise HarnessError(f"{root}: no such folder")
-        ids = sorted(_find(root))
+        ids = sorted(find_pictures(root))
         if not ids:
             raise HarnessError(f"{root}: no picture in it ({', '.join(sorted(SUFFIXES))})")
         with ThreadPoolExecutor(_READERS) as readers:
@@ -34,7 +34,9 @@ class PicturesDataset(FileDataset):
         super().__init__(name, "train", samples, (), root, ids)
 
 
-def _find(root: Path) -> list[str]:
+def find_pictures(root: Path) -> list[str]:
+    """The paths of all pictures below ``root``, relative to it, as they are found. Raises
+    ``HarnessError``."""
     found: list[str] = []
     left: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
     while left:

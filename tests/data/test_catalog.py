@@ -17,7 +17,8 @@ CLASSIFICATION = [
     "flowers", "food", "pets", "sun397", "places205", "places365", "inat2018", "inat2021",
     "voc07-classes",
 ]  # fmt: skip
-FETCHED = [*DETECTION, *CLASSIFICATION]
+RETRIEVAL = ["roxford5k", "rparis6k"]
+FETCHED = [*DETECTION, *CLASSIFICATION, *RETRIEVAL]
 PAINTED = ["generated", "scenes", "scenes-demo"]
 BUILT_IN = [*FETCHED, *PAINTED]
 
