@@ -63,12 +63,25 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """All classes of a picture that has, or may have, several: places in ``Dataset.classes``.
+
+    ``present`` are those that it shows (VOC), or that are right for it (ReaL); there may be none.
+    ``unclear`` ones are neither present nor absent (VOC's difficult). Both rise.
+    """
+
+    present: tuple[int, ...]
+    unclear: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
     """All that is known of a picture, at its stored size. What a data set lacks is None."""
 
     boxes: Boxes | None = None
     label: int | None = None
     query: Query | None = None
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -181,18 +194,22 @@ class First(Dataset):
 
 
 def _canonical(target: Target) -> list[object]:
-    # A query stands behind the rest, so that data sets without any keep their fingerprints.
-    query = [] if target.query is None else [list(asdict(target.query).values())]
+    # What came later stands behind the rest, so that data sets without it keep their fingerprints.
+    later: list[object] = []
+    if target.query is not None:
+        later.append(list(asdict(target.query).values()))
+    if target.labels is not None:
+        later.append(asdict(target.labels))
     boxes = target.boxes
     if boxes is None:
-        return [target.label, None, *query]
+        return [target.label, None, *later]
     rows = [
         [*map(float, xyxy), name, bool(crowd), bool(difficult), bool(truncated)]
         for xyxy, name, crowd, difficult, truncated in zip(
             boxes.xyxy, boxes.classes, boxes.crowd, boxes.difficult, boxes.truncated, strict=True
         )
     ]
-    return [target.label, rows, *query]
+    return [target.label, rows, *later]
 
 
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:
