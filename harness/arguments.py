@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[,NAME]",
-        help="a named list of runs (harness suites) in place of --task, --dataset, --protocol and "
-        "--set; --model replaces its models",
+        help="a named list of runs (harness suites) in place of --task, --protocol and --set; "
+        "--model replaces its models, --dataset its data sets",
     )
     run.add_argument(
         "--dataset",
@@ -79,6 +79,14 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--overwrite", action="store_true", help="run finished results again")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    run.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run what draws (first weights, order, tokens, few-shot pictures) with N seeds from "
+        "--seed on: one record, of their mean and spread",
+    )
     _add_bad_image(run)
     _add_no_store(run)
     _add_machine(run)
@@ -247,10 +255,12 @@ def parser() -> argparse.ArgumentParser:
     bench = add(
         "bench",
         "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
-        "linear heads and the logistic path against the plain way, the painter of scenes",
+        "linear heads and the logistic path against the plain way, stored features against a "
+        "stream of pictures, the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
-    bench.add_argument("what", choices=("extract", "knn", "linear", "logistic", "lost", "paint"))
+    measured = "extract", "knn", "linear", "logistic", "lost", "paint", "stored"
+    bench.add_argument("what", choices=measured)
     bench.add_argument("--model", metavar="NAME")
     bench.add_argument("--dataset", metavar="NAME")
     bench.add_argument(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Self
 
 import numpy as np
@@ -22,11 +23,12 @@ from harness.data.dataset import Dataset, Role
 from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule, RuleText
-from harness.features.select import Selector, TokenName, applicable, width
+from harness.features.select import DRAWN, Selector, TokenName, applicable, width
 from harness.task import (
     Batch,
     Context,
     Evaluation,
+    MetricSpec,
     NotApplicable,
     P,
     Protocol,
@@ -107,7 +109,8 @@ def selector_of(
     rule = None
     if protocol.token in {"outlier", "normal"}:
         rule = OutlierRule.parse("mean+3sd" if protocol.outliers is None else protocol.outliers)
-    selector = Selector(protocol.token, layer, protocol.norm, rule, draw, seed)
+    drawn = (draw, seed) if protocol.token in DRAWN else (0, 0)
+    selector = Selector(protocol.token, layer, protocol.norm, rule, *drawn)
     applicable(selector, architecture)
     return selector
 
@@ -281,12 +284,14 @@ class CollectedEvaluation(Evaluation, Generic[P]):
                 ours.merge(theirs)
 
 
-def over_draws(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """``details`` of metrics that several draws gave, ``[draws]`` each: all of them and their
-    standard deviation. Of one draw there is nothing to say."""
+def over_draws(
+    metrics: Mapping[str, MetricSpec], scores: Mapping[str, NDArray[np.float64]]
+) -> tuple[dict[str, MetricSpec], dict[str, Any]]:
+    """Metrics with their standard deviation over the draws that gave ``scores``, ``[draws]`` each,
+    and ``details`` that tell them. Of one draw there is nothing to say."""
     if any(len(values) == 1 for values in scores.values()):
-        return {}
-    return {
-        "draws": {name: values.tolist() for name, values in scores.items()},
-        "sd": {name: float(values.std(ddof=1)) for name, values in scores.items()},
+        return dict(metrics), {}
+    spread = {
+        name: replace(spec, sd=float(scores[name].std(ddof=1))) for name, spec in metrics.items()
     }
+    return spread, {"draws": {name: values.tolist() for name, values in scores.items()}}

@@ -47,6 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     common = dict(
         out=options.out,
         seed=options.seed,
+        seeds=options.seeds,
         on_bad_picture=options.on_bad_image,
         overwrite=options.overwrite,
         store=not options.no_store,
@@ -75,6 +76,8 @@ def _run(options: argparse.Namespace) -> int:
         for cell in cells:
             if cell.done is not None:
                 progress.note(f"{cell.path}: done already (--overwrite runs it again)")
+            elif cell.reason is None and len(cell.repeats) < options.seeds:
+                progress.note(f"{cell.path}: no seed moves it; run once")
         for _ in run(cells, runs[0], progress):  # what runs of a suite share is all it reads
             pass
     results = [(cell.path, cell.done) for cell in cells if cell.done is not None]
@@ -114,12 +117,13 @@ def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:
             **common,
         )
         return [run]
-    for option in ("task", "dataset", "protocol", "set"):
+    for option in ("task", "protocol", "set"):
         if getattr(options, option):
             raise HarnessError(f"--{option}: not with --suite, which names its own")
     from harness.suites import Suites
 
-    return Suites.load(options.suites).options(_names("suite", options.suite), models, common)
+    chosen = models, _names("dataset", options.dataset)
+    return Suites.load(options.suites).options(_names("suite", options.suite), *chosen, common)
 
 
 def _extract(options: argparse.Namespace) -> int:

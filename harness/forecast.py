@@ -11,14 +11,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from harness.backbone.sources import architecture, choose_device
-from harness.data.dataset import ROLES, Role
+from harness.data.dataset import ROLES
 from harness.errors import HarnessError
 from harness.features.cutoffs import read_cutoff
 from harness.features.keys import RunningModel, can_be_keyed, cutoff_key, feature_key
 from harness.features.select import Selector, width
 from harness.features.store import Store
 from harness.features.upkeep import kept
-from harness.plan import Cell, Options
+from harness.plan import Cell, Options, Reading
 
 _ROW = 4 * 12 + 1  # bytes of geometry, and whether the picture has such a token
 
@@ -41,7 +41,7 @@ class Forecast:
         wanted = {
             (key, selector)
             for cell in cells
-            for key, request in zip(cell.passes, cell.requests.values(), strict=True)
+            for key, _, request, _ in cell.reads()
             for selector in request.select
         }
         return sum(self.stored.get(each, 0) for each in wanted)
@@ -52,12 +52,12 @@ def forecast(cells: Sequence[Cell], options: Options) -> Forecast:
     result = Forecast()
     if not options.store:
         return result
-    groups: dict[Hashable, list[tuple[Cell, Role]]] = {}
+    groups: dict[Hashable, list[tuple[Cell, Reading]]] = {}
     for cell in cells:
         if cell.reason is None and cell.done is None:
-            for key, role in zip(cell.passes, cell.requests, strict=True):
-                groups.setdefault(key, []).append((cell, role))
-    if not any(cell.requests[role].select for group in groups.values() for cell, role in group):
+            for read in cell.reads():
+                groups.setdefault(read.key, []).append((cell, read))
+    if not any(read.request.select for group in groups.values() for _, read in group):
         return result
     store, digests = Store(), _last_digests()
     for key, group in groups.items():
@@ -84,11 +84,11 @@ def _of_pass(
     store: Store,
     digests: dict[tuple[str, str], str],
     key: Hashable,
-    group: list[tuple[Cell, Role]],
+    group: list[tuple[Cell, Reading]],
     options: Options,
 ) -> None:
-    cell, role = group[0]
-    request, pictures = cell.requests[role], len(cell.dataset.roles[role].samples)
+    cell, first = group[0]
+    request, pictures = first.request, len(cell.dataset.roles[first.role].samples)
     if request.order != "once" or not can_be_keyed(request.view):
         return
     digest = cell.weights_digest or digests.get((cell.entry.digest(), cell.weights_from))
@@ -101,14 +101,14 @@ def _of_pass(
         weights_from=cell.weights_from,
     )
     there: list[set[int]] = []
-    for each, its_role in group:
-        for selector in each.requests[its_role].select:
-            shards = _shards(store, running, each, its_role, selector, options)
+    for each, read in group:
+        for selector in read.request.select:
+            shards = _shards(store, running, each, read, selector)
             there.append(shards)
             rows = pictures - _pictures(shards, store.shard, pictures)
             size = 4 * width(selector, running.architecture) + _ROW
             result.stored[key, selector] = rows * size
-    if there and all(each.requests[its_role].storable for each, its_role in group):
+    if there and all(read.request.storable for _, read in group):
         result.saved[key] = _pictures(set.intersection(*there), store.shard, pictures)
 
 
@@ -116,16 +116,15 @@ def _shards(
     store: Store,
     running: RunningModel,
     cell: Cell,
-    role: Role,
+    read: Reading,
     selector: Selector,
-    options: Options,
 ) -> set[int]:
     """The shards of a selector that the store has, by its manifest."""
     cutoff = None
     if selector.rule is not None:
         first = next(each for each in ROLES if each in cell.requests)
         estimated = cutoff_key(
-            running, cell.source(first, options.seed), selector.layer, selector.rule
+            running, cell.source(first, read.seed), selector.layer, selector.rule
         )
         cutoff = selector.rule.value
         if selector.rule.estimated:
@@ -133,9 +132,9 @@ def _shards(
             if found is None:
                 return set()
             cutoff = found
-    source = cell.source(role, options.seed)
+    source = cell.source(read.role, read.seed)
     key = feature_key(running, source, store.shard, selector, cutoff)
-    return store.feature(key, len(cell.dataset.roles[role].samples), use=False).listed
+    return store.feature(key, len(cell.dataset.roles[read.role].samples), use=False).listed
 
 
 def _pictures(shards: set[int], size: int, pictures: int) -> int:

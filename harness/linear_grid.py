@@ -116,9 +116,11 @@ class Point(NamedTuple):
         return Head(name, ends[blocks - self.n_last_blocks], stop, rate)
 
 
-def selectors_of(protocol: LinearProtocol, architecture: Architecture) -> list[Selector]:
+def selectors_of(
+    protocol: LinearProtocol, architecture: Architecture, seed: int = 0
+) -> list[Selector]:
     """The token of every block that is asked for, first to last, and the mean of patches."""
-    last = selector_of(protocol, architecture)
+    last = selector_of(protocol, architecture, seed)
     blocks = max(protocol.n_last_blocks)
     if last.layer + 1 < blocks:
         raise NotApplicable(f"the last {blocks} blocks, up to layer {last.layer}, are not there")

@@ -5,7 +5,7 @@ A cell is one (model, data set, task, protocol): one record.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -37,6 +37,7 @@ class Options:
     out: Path = Path("results")
     limit: int | None = None
     seed: int = 0
+    seeds: int = 1
     weights: Weights = "released"
     device: str = "auto"
     compiled: bool = False
@@ -56,6 +57,7 @@ class Options:
             ("--batch-size", self.batch_size, 1),
             ("--workers", self.workers, 0),
             ("--seed", self.seed, 0),
+            ("--seeds", self.seeds, 1),
         ):
             if value is None:
                 continue
@@ -88,10 +90,28 @@ class OpenedDataset:
     warnings: tuple[str, ...] = ()
 
 
+class Repeat(NamedTuple):
+    """One of the seeds that a cell is run with, and what is read then."""
+
+    seed: int
+    requests: Mapping[Role, TokenRequest]
+
+
+class Reading(NamedTuple):
+    """What one repeat reads of one role. Those with one ``key`` are one pass: where they are of one
+    cell, the later ones are read from the feature store."""
+
+    key: Hashable
+    role: Role
+    request: TokenRequest
+    seed: int
+
+
 @dataclass
 class Cell:
     """One record to be: everything that decides it. ``done`` is the record that is there already,
-    ``reason`` why the task makes no sense here."""
+    ``reason`` why the task makes no sense here. ``stored``: what is read goes to the feature store,
+    and comes from it in later ``repeats``."""
 
     task: Task[Any]
     protocol: Protocol
@@ -99,13 +119,19 @@ class Cell:
     dataset: OpenedDataset
     variant: dict[str, Any]
     path: Path
-    requests: Mapping[Role, TokenRequest] = field(default_factory=dict)
+    repeats: Sequence[Repeat] = ()
+    stored: bool = True
     reason: str | None = None
     done: Record | None = None
     damaged: bool = False
     checkpoint_sha256: str | None = None
     weights_digest: str | None = None  # where the plan knows it
     weights_from: str = "released"
+
+    @property
+    def requests(self) -> Mapping[Role, TokenRequest]:
+        """What the first repeat reads: the others differ in what their seed draws alone."""
+        return self.repeats[0].requests if self.repeats else {}
 
     @property
     def state(self) -> str:
@@ -132,12 +158,21 @@ class Cell:
     def passes(self) -> dict[Hashable, int]:
         """Forward passes (pictures × crops) for each role. Cells whose keys agree share them."""
         return {
-            (self.entry.name, self.dataset.name, role, request.sharing): (
-                (request.pictures or len(self.dataset.roles[role].samples))
-                * request.view.crops_per_picture
+            read.key: (
+                (read.request.pictures or len(self.dataset.roles[read.role].samples))
+                * read.request.view.crops_per_picture
             )
-            for role, request in self.requests.items()
+            for read in self.reads()
         }
+
+    def reads(self) -> Iterator[Reading]:
+        """What every repeat reads of every role."""
+        for seed, requests in self.repeats:
+            for role, request in requests.items():
+                alike = self.stored and request.storable and not request.seeded
+                name = self.entry.name, self.dataset.name, role
+                key = (*name, request.sharing, None if alike else seed)
+                yield Reading(key, role, request, seed)
 
     def source(self, role: Role, seed: int) -> Source:
         """The pictures of one role as its request sees them, for the keys of stored features."""
@@ -201,7 +236,10 @@ def plan(*runs: Options) -> list[Cell]:
                     cell.weights_from = weights_from(sha256, common)
                     cells[cell.path] = cell
                     try:
-                        cell.requests = job.task.requests(facts, dataset.roles, protocol)
+                        cell.repeats = [
+                            Repeat(seed, job.task.requests(facts, dataset.roles, protocol, seed))
+                            for seed in _seeds(job.task, protocol, common)
+                        ]
                     except NotApplicable as error:
                         cell.reason = str(error)
                     else:
@@ -301,11 +339,19 @@ def _cell(
         variant["weights"] = "random"
     if options.seed:
         variant["seed"] = options.seed
+    if len(_seeds(task, protocol, options)) > 1:
+        variant["seeds"] = options.seeds
     if options.compiled:
         variant["compiled"] = True  # fused arithmetic rounds otherwise
     names = dataset.name, task.name, entry.name, protocol.name
     path = records.record_path(options.out, *names, variant)
-    return Cell(task, protocol, entry, dataset, variant, path)
+    return Cell(task, protocol, entry, dataset, variant, path, stored=options.store)
+
+
+def _seeds(task: Task[Any], protocol: Protocol, options: Options) -> range:
+    """One after the other, or the first alone where none of them can move the number."""
+    count = options.seeds if task.seeded(protocol) else 1
+    return range(options.seed, options.seed + count)
 
 
 def _look_for_result(cell: Cell, options: Options) -> None:

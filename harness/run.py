@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import time
@@ -28,9 +29,10 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import SHARD, Feature, Store
-from harness.plan import Cell, Options, scored_role
+from harness.plan import Cell, Options, Repeat, scored_role
 from harness.progress import Progress, Silent
 from harness.registry import Registry
+from harness.repeats import over_seeds
 from harness.stats import bootstrap_mean
 from harness.task import Batch, Context, Evaluation, Outcome, TokenRequest
 
@@ -39,18 +41,27 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Running:
-    """A cell being scored, and what its passes have cost so far."""
+class _Scored:
+    """A cell's outcomes, one for each repeat that has been run, and what all have cost."""
 
-    cell: Cell
-    evaluation: Evaluation
-    cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
     started: str = field(default_factory=provenance.utc_now)
     pictures: int = 0
     forward_passes: int = 0
     seconds: float = 0.0
     bad: list[tuple[str, str]] = field(default_factory=list)
     dtype: str = "fp32"
+
+
+@dataclass
+class _Running:
+    """One repeat of a cell, being scored."""
+
+    cell: Cell
+    repeat: Repeat
+    evaluation: Evaluation
+    cutoffs: Mapping[OutlierRule, float]
+    scored: _Scored
 
 
 def run(
@@ -91,55 +102,77 @@ def _run_group(
     progress: Progress,
     store: Store | None,
 ) -> Iterator[tuple[Path, schema.Record]]:
-    dataset = cells[0].dataset
-    running = []
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
+    failures = []
+    todo = [(cell, _Scored()) for cell in cells]
     with exact_float32():
-        for cell in cells:
-            found, passes = _cutoffs(backbone, cell, options, store)
-            context = Context(
-                backbone.architecture,
-                dataset.roles,
-                cell.protocol,
-                options.seed,
-                found,
-                str(backbone.device),
-            )
-            running.append(_Running(cell, cell.task.start(context), found, forward_passes=passes))
-        for role in ROLES:
-            listeners = [one for one in running if role in one.cell.requests]
-            for sharing in _that_share(listeners, role):
-                _pass(backbone, role, sharing, options, progress, store)
-            for one in listeners:
-                one.evaluation.end(role)
-        failures = []
-        for one in running:
-            began = time.perf_counter()
-            try:
-                outcome = one.evaluation.finish()
-            except HarnessError as error:  # its neighbours' pass is not to be lost with it
-                failures.append(str(error))
-                continue
-            one.seconds += time.perf_counter() - began
-            one.cell.path, one.cell.done = _store(backbone, one, outcome, options)
-            yield one.cell.path, one.cell.done
+        # One repeat after the other: what their seed does not move is in the feature store, and in
+        # memory once.
+        for number in itertools.count():
+            todo = [(cell, scored) for cell, scored in todo if number < len(cell.repeats)]
+            if not todo:
+                break
+            running = [_begin(backbone, *each, number, options, store) for each in todo]
+            for role in ROLES:
+                listeners = [one for one in running if role in one.repeat.requests]
+                for sharing in _that_share(listeners, role):
+                    _pass(backbone, role, sharing, options, progress, store)
+                for one in listeners:
+                    one.evaluation.end(role)
+            todo = []
+            for one in running:
+                cell, scored = one.cell, one.scored
+                began = time.perf_counter()
+                try:
+                    scored.outcomes.append(one.evaluation.finish())
+                except HarnessError as error:  # its neighbours' pass is not to be lost with it
+                    failures.append(str(error))
+                    continue
+                scored.seconds += time.perf_counter() - began
+                if number + 1 < len(cell.repeats):
+                    todo.append((cell, scored))
+                    continue
+                cell.path, cell.done = _store(backbone, cell, scored, options)
+                yield cell.path, cell.done
     if failures:
         raise HarnessError("; ".join(failures))
 
 
+def _begin(
+    backbone: Backbone,
+    cell: Cell,
+    scored: _Scored,
+    number: int,
+    options: Options,
+    store: Store | None,
+) -> _Running:
+    repeat = cell.repeats[number]
+    cutoffs, passes = _cutoffs(backbone, cell, repeat, options, store)
+    scored.forward_passes += passes
+    context = Context(
+        backbone.architecture,
+        cell.dataset.roles,
+        cell.protocol,
+        repeat.seed,
+        cutoffs,
+        str(backbone.device),
+    )
+    return _Running(cell, repeat, cell.task.start(context), cutoffs, scored)
+
+
 def _cutoffs(
-    backbone: Backbone, cell: Cell, options: Options, store: Store | None
+    backbone: Backbone, cell: Cell, repeat: Repeat, options: Options, store: Store | None
 ) -> tuple[dict[OutlierRule, float], int]:
     """The cut-off of every rule for outliers among what ``cell`` asks for, estimated on its first
     role (train, where there is one), and the forward passes that it took."""
-    role = next(role for role in ROLES if role in cell.requests)
-    request = cell.requests[role]
+    role = next(role for role in ROLES if role in repeat.requests)
+    request = repeat.requests[role]
     return resolve(
         backbone,
         RunningModel.of(backbone, cell.entry, cell.weights_from),
         cell.dataset.roles[role],
-        cell.source(role, options.seed),
+        cell.source(role, repeat.seed),
         request.select,
         store,
         options.batch_size,
@@ -153,7 +186,7 @@ def _that_share(listeners: list[_Running], role: Role) -> list[list[_Running]]:
     came to two cut-offs (of two layers, say)."""
     groups: dict[tuple[object, ...], list[list[_Running]]] = {}
     for one in listeners:
-        alike = groups.setdefault(one.cell.requests[role].sharing, [])
+        alike = groups.setdefault(one.repeat.requests[role].sharing, [])
         for group in alike:
             if all(
                 one.cutoffs.get(rule, cutoff) == cutoff
@@ -176,7 +209,7 @@ def _pass(
     store: Store | None,
 ) -> None:
     """One pass over the pictures of a role, for all ``listeners``."""
-    requests: list[TokenRequest] = [one.cell.requests[role] for one in listeners]
+    requests: list[TokenRequest] = [one.repeat.requests[role] for one in listeners]
     dataset = listeners[0].cell.dataset.roles[role]
     first = requests[0]
     wanted = Pass(
@@ -219,11 +252,11 @@ def _pass(
         ) from None
     seconds = time.perf_counter() - began
     for one in listeners:
-        one.pictures += tally.pictures
-        one.forward_passes += tally.forward_passes
-        one.seconds += seconds
-        one.bad += tally.bad
-        one.dtype = backbone.precision(first.precision)
+        one.scored.pictures += tally.pictures
+        one.scored.forward_passes += tally.forward_passes
+        one.scored.seconds += seconds
+        one.scored.bad += tally.bad
+        one.scored.dtype = backbone.precision(first.precision)
 
 
 def _batches(
@@ -237,30 +270,31 @@ def _batches(
     store: Store | None,
 ) -> Iterator[Batch]:
     """What a pass reads: of pictures read once, vectors that the store has are not computed."""
-    cell = listeners[0].cell
-    dataset, first = cell.dataset.roles[role], cell.requests[role]
-    how = options.seed, processes(options.workers), options.on_bad_picture == "skip"
+    # Those of one round have one seed.
+    cell, (seed, requests) = listeners[0].cell, listeners[0].repeat
+    dataset, first = cell.dataset.roles[role], requests[role]
+    how = seed, processes(options.workers), options.on_bad_picture == "skip"
     if first.order != "once" or not wanted.selectors:
-        order = indices(first, len(dataset.samples), options.seed)
+        order = indices(first, len(dataset.samples), seed)
         yield from stream(backbone, dataset, wanted, order, tally, *how, progress.advance)
         return
     features: dict[Selector, Feature] = {}
     if store is not None and can_be_keyed(first.view):
         running = RunningModel.of(backbone, cell.entry, cell.weights_from)
-        source = cell.source(role, options.seed)
+        source = cell.source(role, seed)
         features = stored_features(store, running, source, wanted, len(dataset.samples))
     shard = SHARD if store is None else store.shard
     reader = Reader(backbone, dataset, wanted, tally, *how, shard, progress.advance)
-    yield from batches(reader, features, all(o.cell.requests[role].storable for o in listeners))
+    yield from batches(reader, features, all(o.repeat.requests[role].storable for o in listeners))
 
 
 def _store(
-    backbone: Backbone, one: _Running, outcome: Outcome, options: Options
+    backbone: Backbone, cell: Cell, scored: _Scored, options: Options
 ) -> tuple[Path, schema.Record]:
-    cell = one.cell
+    outcome = over_seeds(scored.outcomes, [repeat.seed for repeat in cell.repeats])
     role = scored_role(cell.dataset)
     fingerprint = cell.dataset.fingerprints[role]
-    bad = sorted(set(one.bad))
+    bad = sorted(set(scored.bad))
     variant = dict(cell.variant)
     if bad:
         variant["skipped"] = [identity for identity, _ in bad]
@@ -300,15 +334,15 @@ def _store(
         details=dict(outcome.details),
         bad_pictures=[schema.BadPictureFacts(id=i, reason=reason) for i, reason in bad],
         cost=schema.Cost(
-            pictures=one.pictures,
-            forward_passes=one.forward_passes,
-            seconds=round(one.seconds, 3),
-            images_per_second=round(one.pictures / one.seconds, 3) if one.seconds else 0.0,
+            pictures=scored.pictures,
+            forward_passes=scored.forward_passes,
+            seconds=round(scored.seconds, 3),
+            images_per_second=round(scored.pictures / scored.seconds, 3) if scored.seconds else 0.0,
             peak_memory_bytes=peak_memory(backbone.device),
             device=device_name(backbone.device),
-            dtype=one.dtype,
+            dtype=scored.dtype,
         ),
-        provenance=provenance.collect(options.seed, one.started, command=options.command),
+        provenance=provenance.collect(options.seed, scored.started, command=options.command),
         limit=options.limit,
         variant=variant,
     )
@@ -341,6 +375,7 @@ def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
             column=spec.column,
             scale=spec.scale,
             shown=spec.shown,
+            sd=spec.sd,
         )
     return metrics
 

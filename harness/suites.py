@@ -141,13 +141,17 @@ class Suites:
                 raise document.error((name, "runs", number), str(error)) from None
 
     def options(
-        self, names: Sequence[str], models: Sequence[str], common: Mapping[str, Any]
+        self,
+        names: Sequence[str],
+        models: Sequence[str],
+        datasets: Sequence[str],
+        common: Mapping[str, Any],
     ) -> list[Options]:
         """The runs of these suites, in order.
 
-        ``models`` replaces each suite's own where any is named; ``common`` are the fields of
-        ``harness.plan.Options`` that all runs share. Raises ``HarnessError`` for an unknown suite,
-        one that names no models where none are given, and an unknown name in a suite.
+        ``models`` and ``datasets`` replace each suite's own where any is named; ``common`` are the
+        fields of ``harness.plan.Options`` that all runs share. Raises ``HarnessError`` for an
+        unknown suite, one that names no models where none are given, and an unknown name in one.
         """
         from harness.data.catalog import Catalog
         from harness.plan import Options
@@ -163,6 +167,7 @@ class Suites:
             self.check(name, registry, catalog)
             for run in suite.runs:
                 facts: dict[str, Any] = {"models": models or suite.models, **dict(run)}
+                facts["datasets"] = datasets or run.datasets
                 runs.append(Options(**facts, **common))
         return runs
 

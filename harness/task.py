@@ -158,6 +158,15 @@ class TokenRequest:
         return self.view, self.precision, self.order, self.pictures
 
     @property
+    def seeded(self) -> bool:
+        """Whether another seed would read otherwise: another order, other crops, other tokens."""
+        from harness.features.select import DRAWN
+
+        # A stranger's view that says nothing may draw.
+        crops = self.order == "shuffled" or getattr(self.view, "seeded", True)
+        return crops or any(selector.token in DRAWN for selector in self.select)
+
+    @property
     def reads(self) -> frozenset[Read]:
         from harness.backbone.vit import Read
 
@@ -201,6 +210,7 @@ class MetricSpec:
 
     One that is not ``shown`` stands in the record and not in a run's table, which has to fit. Of
     one that is ``partial`` some pictures have no value: NaN in the column, left out of the mean.
+    ``sd`` is the standard deviation over draws, where a picture's value is its mean over several.
     """
 
     column: str
@@ -209,6 +219,7 @@ class MetricSpec:
     scale: float = 1.0
     shown: bool = True
     partial: bool = False
+    sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -286,9 +297,19 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def requests(
-        self, architecture: Architecture, datasets: Mapping[Role, Dataset], protocol: P
+        self,
+        architecture: Architecture,
+        datasets: Mapping[Role, Dataset],
+        protocol: P,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
-        """What is to be read for each role. Raises ``NotApplicable`` with a reason."""
+        """What is to be read for each role. Raises ``NotApplicable`` with a reason.
+
+        ``seed`` is that of the context in which the task will be started."""
+
+    def seeded(self, protocol: P) -> bool:
+        """Whether the seed can move the number: ``--seeds N`` runs only what it can N times."""
+        return True
 
     @abstractmethod
     def start(self, context: Context[P]) -> Evaluation: ...

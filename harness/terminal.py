@@ -149,6 +149,8 @@ def _protocol(record: Record) -> list[str]:
 
 def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
     console.print("below each value its 95 % bootstrap interval over pictures", style="dim")
+    if any(metric.sd is not None for record in rows for metric in record.metrics.values()):
+        console.print("± standard deviation over seeds, or else over draws", style="dim")
     if any(record.model.weights == "random" for record in rows):
         console.print("* random weights: a smoke run, not a result; kept out of other tables")
     if any(record.selected_on == "test" for record in rows):
@@ -209,7 +211,8 @@ def _arrow(rows: Sequence[tuple[Path, Record]], name: str) -> str:
 def _value(metric: Metric | None) -> str:
     if metric is None:
         return "–"
-    return f"{metric.value:.1f}\n{metric.low:.1f}–{metric.high:.1f}"
+    spread = "" if metric.sd is None else f" ± {metric.sd:.1f}"
+    return f"{metric.value:.1f}{spread}\n{metric.low:.1f}–{metric.high:.1f}"
 
 
 def show_models(entries: Sequence[ModelEntry]) -> None:

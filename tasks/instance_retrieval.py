@@ -225,6 +225,7 @@ class InstanceRetrieval(Task[RetrievalProtocol]):
         architecture: Architecture,
         datasets: Mapping[Role, Dataset],
         protocol: RetrievalProtocol,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
         if "train" not in datasets:
             raise NotApplicable("the data set has no gallery (its split for train)")
@@ -253,6 +254,9 @@ class InstanceRetrieval(Task[RetrievalProtocol]):
 
     def start(self, context: Context[RetrievalProtocol]) -> RetrievalEvaluation:
         return RetrievalEvaluation(context, _selector(context.protocol, context.architecture))
+
+    def seeded(self, protocol: RetrievalProtocol) -> bool:
+        return False
 
 
 def _selector(protocol: RetrievalProtocol, architecture: Architecture) -> Selector:

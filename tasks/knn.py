@@ -172,7 +172,8 @@ class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
         resolved = {**self._read(), "train_pictures": train}
         if approximate := _approximate(protocol, train):
             resolved["ivf_lists"] = approximate.lists
-        return Outcome(columns, metrics, counts, resolved, details=over_draws(by_draw))
+        metrics, details = over_draws(metrics, by_draw)
+        return Outcome(columns, metrics, counts, resolved, details=details)
 
 
 def few_shot(train: Examples, count: int, seed: int, draw: int) -> torch.Tensor:
@@ -232,21 +233,26 @@ class Knn(Task[KnnProtocol]):
         architecture: Architecture,
         datasets: Mapping[Role, Dataset],
         protocol: KnnProtocol,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
         check_classes(datasets, _ROLES)
         labels = [sample.target.label for sample in datasets["train"].samples]
         _check_enough(protocol, np.array(labels, np.int64), datasets["train"])
-        request = request_of(protocol, architecture, _selectors(protocol, architecture))
+        request = request_of(protocol, architecture, _selectors(protocol, architecture, seed))
         return dict.fromkeys(_ROLES, request)
 
     def start(self, context: Context[KnnProtocol]) -> KnnEvaluation:
-        return KnnEvaluation(context, _selectors(context.protocol, context.architecture), _ROLES)
+        selectors = _selectors(context.protocol, context.architecture, context.seed)
+        return KnnEvaluation(context, selectors, _ROLES)
+
+    def seeded(self, protocol: KnnProtocol) -> bool:
+        return protocol.n_per_class is not None or protocol.token in DRAWN
 
 
-def _selectors(protocol: KnnProtocol, architecture: Architecture) -> list[Selector]:
+def _selectors(protocol: KnnProtocol, architecture: Architecture, seed: int) -> list[Selector]:
     """One for every draw, where it is tokens that are drawn."""
     draws = protocol.draws if protocol.token in DRAWN else 1
-    return [selector_of(protocol, architecture, draw=draw) for draw in range(draws)]
+    return [selector_of(protocol, architecture, seed, draw) for draw in range(draws)]
 
 
 KNN = Knn()

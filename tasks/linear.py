@@ -365,10 +365,11 @@ class Linear(Task[LinearProtocol]):
         architecture: Architecture,
         datasets: Mapping[Role, Dataset],
         protocol: LinearProtocol,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
         kept = _kept(protocol, datasets)
         check_classes(datasets, ["train", *kept[1:], "test"])
-        request = request_of(protocol, architecture, selectors_of(protocol, architecture))
+        request = request_of(protocol, architecture, selectors_of(protocol, architecture, seed))
         heads = len(protocol.points())
         test = replace(request, bytes_per_picture=_JUDGED_BYTES * heads)
         if not isinstance(protocol, StreamedLinearProtocol):
@@ -387,7 +388,9 @@ class Linear(Task[LinearProtocol]):
         return {"train": train, "test": test}
 
     def start(self, context: Context[LinearProtocol]) -> LinearEvaluation:
-        return LinearEvaluation(context, selectors_of(context.protocol, context.architecture))
+        return LinearEvaluation(
+            context, selectors_of(context.protocol, context.architecture, context.seed)
+        )
 
 
 LINEAR = Linear()

@@ -193,6 +193,7 @@ class LogisticEvaluation(CollectedEvaluation[LogisticProtocol]):
             "top1": 100 * hits.mean(axis=1),
             "mean_per_class": 100 * (hits * weights).mean(axis=1),
         }
+        metrics, drawn = over_draws(metrics, by_draw)
         protocol = self._context.protocol
         details: dict[str, Any] = {
             "strengths": protocol.strengths,
@@ -202,7 +203,7 @@ class LogisticEvaluation(CollectedEvaluation[LogisticProtocol]):
             "chosen": [draw.head.c for draw in draws],
             "most_steps": max(draw.most_steps for draw in draws),
             "not_converged": sum(draw.not_converged for draw in draws),
-            **over_draws(by_draw),
+            **drawn,
         }
         resolved = {**self._read(), "draws": len(draws)}
         if len(draws) == 1:
@@ -248,9 +249,9 @@ def _used(datasets: Mapping[Role, Dataset]) -> list[Role]:
     return [role for role in ROLES if role != "select" or labelled]
 
 
-def _selectors(protocol: LogisticProtocol, architecture: Architecture) -> list[Selector]:
+def _selectors(protocol: LogisticProtocol, architecture: Architecture, seed: int) -> list[Selector]:
     draws = (protocol.draws or _DRAWS) if protocol.token in DRAWN else 1
-    return [selector_of(protocol, architecture, draw=draw) for draw in range(draws)]
+    return [selector_of(protocol, architecture, seed, draw) for draw in range(draws)]
 
 
 class Logistic(Task[LogisticProtocol]):
@@ -264,18 +265,22 @@ class Logistic(Task[LogisticProtocol]):
         architecture: Architecture,
         datasets: Mapping[Role, Dataset],
         protocol: LogisticProtocol,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
         roles = _used(datasets)
         check_classes(datasets, roles)
-        request = request_of(protocol, architecture, _selectors(protocol, architecture))
+        request = request_of(protocol, architecture, _selectors(protocol, architecture, seed))
         return dict.fromkeys(roles, request)
 
     def start(self, context: Context[LogisticProtocol]) -> LogisticEvaluation:
         return LogisticEvaluation(
             context,
-            _selectors(context.protocol, context.architecture),
+            _selectors(context.protocol, context.architecture, context.seed),
             _used(context.datasets),
         )
+
+    def seeded(self, protocol: LogisticProtocol) -> bool:
+        return protocol.token in DRAWN
 
 
 LOGISTIC = Logistic()

@@ -283,6 +283,7 @@ class Lost(Task[Any]):
         architecture: Architecture,
         datasets: Mapping[Role, Dataset],
         protocol: LostProtocol | SweptLostProtocol,
+        seed: int = 0,
     ) -> dict[Role, TokenRequest]:
         if "test" not in datasets or not datasets["test"].has_boxes:
             raise NotApplicable("the data set has no boxes")
@@ -310,6 +311,9 @@ class Lost(Task[Any]):
 
     def start(self, context: Context[LostProtocol | SweptLostProtocol]) -> LostEvaluation:
         return LostEvaluation(context, _grid(context.protocol, context.architecture.depth))
+
+    def seeded(self, protocol: LostProtocol | SweptLostProtocol) -> bool:
+        return False
 
 
 def _grid(protocol: LostProtocol | SweptLostProtocol, depth: int) -> list[Setting]:

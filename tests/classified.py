@@ -113,16 +113,18 @@ def recorded(reference: Path, registers: int) -> tuple[Features, Labels]:
     return features, labels
 
 
-def colours(root: Path, train: int, val: int, size: tuple[int, int] = (40, 56)) -> Path:
+def colours(
+    root: Path, train: int, val: int, size: tuple[int, int] = (40, 56), apart: int = 100
+) -> Path:
     """A data-set file with ``colours``: noise in two classes, dark and light, of each so many
-    pictures of ``size``, height and width."""
+    pictures of ``size``, height and width. They are so many levels ``apart``: 0 is not at all."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for label, name in enumerate(("dark", "light")):
             place = root / "colours" / split / name
             place.mkdir(parents=True)
             for number in range(count):
-                pixels = generator.integers(100 * label, 156 + 100 * label, (*size, 3))
+                pixels = generator.integers(apart * label, 156 + apart * label, (*size, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
     path = root / "colours.yaml"
     path.write_text(f"colours: {{format: folder, root: {root / 'colours'}}}\n")

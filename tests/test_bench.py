@@ -65,3 +65,21 @@ def test_too_few_pictures_to_measure_are_told(
 ) -> None:
     assert main(["bench", what, "--limit", limit]) == 2
     assert f"harness bench {what} --limit {limit}: at least 1,000" in capsys.readouterr().err
+
+
+def test_stored_features_are_measured_against_a_stream(
+    tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "stored", "--model", "tiny", "--dataset", "scenes-demo", "--limit", "40"]
+    assert main([*command, "--models", str(tiny_models), "--workers", "0", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["pictures"], facts["passes"], facts["steps"]) == (40, 4, 5)
+    ratio = facts["streamed_seconds"] / facts["stored_seconds"]
+    assert facts["times_faster"] == pytest.approx(ratio, rel=0.01)
+    assert facts["share_of_passes"] == pytest.approx(ratio / 4, rel=0.01)
+
+
+def test_stored_needs_train_and_test(tiny_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "stored", "--model", "tiny", "--dataset", "generated"]
+    assert main([*command, "--models", str(tiny_models)]) == 2
+    assert "splits train and test are needed" in capsys.readouterr().err

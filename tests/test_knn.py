@@ -131,8 +131,8 @@ def test_few_shot_scores_are_means_over_draws_and_their_spread_is_told() -> None
         by_draw = outcome.details["draws"][name]
         assert len(by_draw) == 6
         assert 100 * np.mean(outcome.columns[name]) == pytest.approx(np.mean(by_draw))
-        assert outcome.details["sd"][name] == pytest.approx(np.std(by_draw, ddof=1))
-    assert outcome.details["sd"]["top1_k1"] > 0
+        assert outcome.metrics[name].sd == pytest.approx(np.std(by_draw, ddof=1))
+    assert (outcome.metrics["top1_k1"].sd or 0) > 0
     assert outcome.resolved["train_pictures"] == 20
     assert not any(name.startswith("predicted") for name in outcome.columns)
     again = scored(protocol, features, labels, 5)

@@ -215,8 +215,8 @@ def test_draws_are_fitted_apart_and_their_mean_and_spread_are_told() -> None:
     hits = np.stack([each.columns["top1"] for each in apart])
     assert np.allclose(outcome.columns["top1"], hits.mean(axis=0))
     assert outcome.details["draws"]["top1"] == pytest.approx(100 * hits.mean(axis=1))
-    assert outcome.details["sd"]["top1"] == pytest.approx(100 * hits.mean(axis=1).std(ddof=1))
-    assert outcome.details["sd"]["top1"] > 0
+    assert outcome.metrics["top1"].sd == pytest.approx(100 * hits.mean(axis=1).std(ddof=1))
+    assert (outcome.metrics["top1"].sd or 0) > 0
     assert outcome.details["chosen"] == [each.resolved["c"] for each in apart]
     assert outcome.resolved["draws"] == 3 and outcome.resolved["outlier_cutoff"] == 150.0
 

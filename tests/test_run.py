@@ -380,7 +380,7 @@ class CountingTask(Task[CountingProtocol]):
     protocols: Mapping[str, CountingProtocol] = {"counting": CountingProtocol()}
 
     def requests(
-        self, architecture: Any, datasets: Mapping[Role, Dataset], protocol: CountingProtocol
+        self, architecture: Any, datasets: Any, protocol: CountingProtocol, seed: int = 0
     ) -> dict[Role, TokenRequest]:
         view = WholePicture(architecture.patch, 10_000)
         return {

@@ -13,7 +13,7 @@ import pytest
 from harness import plan, run
 from harness.backbone.vit import Precision, Read
 from harness.cli import main
-from harness.data.dataset import Dataset, Role
+from harness.data.dataset import Role
 from harness.data.views import CentreCrop
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector, TokenName
@@ -99,7 +99,7 @@ class Vectors(Task[VectorProtocol]):
     }
 
     def requests(
-        self, architecture: Any, datasets: Mapping[Role, Dataset], protocol: VectorProtocol
+        self, architecture: Any, datasets: Any, protocol: VectorProtocol, seed: int = 0
     ) -> dict[Role, TokenRequest]:
         size = protocol.size
         request = TokenRequest(

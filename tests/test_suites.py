@@ -190,7 +190,7 @@ def test_runs_of_a_suite_share_forward_passes_and_are_not_run_again(
         (["--task", "lost"], "name a --task and a --model, or a --suite"),
         (["--model", "tiny"], "name a --task and a --model, or a --suite"),
         (["--suite", "both", "--task", "lost"], "--task: not with --suite"),
-        (["--suite", "both", "--dataset", "generated"], "--dataset: not with --suite"),
+        (["--suite", "both", "--dataset", "generate"], "no data set 'generate': did you mean"),
         (["--suite", "both", "--protocol", "lost"], "--protocol: not with --suite"),
         (["--suite", "both", "--set", "k=1"], "--set: not with --suite"),
         (["--suite", "any"], "suite 'any' is for any model: name some with --model"),
@@ -230,7 +230,7 @@ def test_a_suite_can_be_listed_and_described(
 def test_a_single_run_plans_as_it_would_in_a_suite(tiny_models: Path, tmp_path: Path) -> None:
     suites = Suites.load([write(tmp_path, BOTH)])
     common: dict[str, Any] = {"out": tmp_path / "out", "model_files": [tiny_models]}
-    runs = suites.options(["both"], ["tiny"], common)
+    runs = suites.options(["both"], ["tiny"], [], common)
     paths = [cell.path for cell in plan(*runs)]
     apart = dict.fromkeys(cell.path for run in runs for cell in plan(run))
     assert paths == list(apart)

@@ -10,6 +10,7 @@ from harness.bench.knn import knn
 from harness.bench.linear import linear
 from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
+from harness.bench.stored import stored
 from harness.errors import HarnessError
 from harness.plan import Options
 
@@ -35,6 +36,6 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
         case "knn":
             return knn(device) if limit is None else knn(device, limit)
     if not options.model or not options.dataset:
-        raise HarnessError("harness bench extract: name a --model and a --dataset")
+        raise HarnessError(f"harness bench {options.what}: name a --model and a --dataset")
     wanted = Options(tasks=["bench"], models=[options.model], datasets=[options.dataset], **machine)
-    return extract(wanted, options.precision)
+    return stored(wanted) if options.what == "stored" else extract(wanted, options.precision)

@@ -1,0 +1,81 @@
+"""One outcome of several: the same cell run with one seed after another (``--seeds N``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import HarnessError
+from harness.task import MetricSpec, Outcome
+
+
+def over_seeds(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Outcome:
+    """What the ``outcomes`` of ``seeds`` come to. One is left as it is.
+
+    A picture's value is its mean over seeds (where it has none with one of them, it has none), so
+    that intervals are over pictures as ever; the standard deviation over seeds stands with each
+    metric, and each seed's score, with its own details, in ``details``. Columns, counts and
+    resolved values are kept where all seeds agree on them: which class was predicted is not.
+
+    Raises ``HarnessError`` where the seeds scored different pictures.
+    """
+    first = outcomes[0]
+    if len(outcomes) == 1:
+        return first
+    for outcome in outcomes[1:]:
+        if not np.array_equal(outcome.columns["image_id"], first.columns["image_id"]):
+            raise HarnessError("the pictures that could be scored differ from seed to seed")
+    shared = [name for name in first.metrics if all(name in o.metrics for o in outcomes)]
+    columns: dict[str, Any] = {}
+    averaged = {first.metrics[name].column for name in shared}
+    for name, values in first.columns.items():
+        if name in averaged:
+            columns[name] = np.mean([_numbers(o.columns[name]) for o in outcomes], axis=0)
+        elif all(_same(outcome.columns.get(name), values) for outcome in outcomes):
+            columns[name] = values
+    scores = {
+        name: [_score(outcome, first.metrics[name]) for outcome in outcomes] for name in shared
+    }
+    metrics = {
+        name: replace(first.metrics[name], sd=float(np.std(scores[name], ddof=1)))
+        for name in shared
+    }
+    return Outcome(
+        columns,
+        metrics,
+        _agreed([outcome.counts for outcome in outcomes]),
+        _agreed([outcome.resolved for outcome in outcomes]),
+        first.selected_on,
+        {
+            "seeds": list(seeds),
+            "scores": scores,
+            "by_seed": [
+                {**outcome.details, "resolved": dict(outcome.resolved)} for outcome in outcomes
+            ],
+        },
+    )
+
+
+def _score(outcome: Outcome, spec: MetricSpec) -> float:
+    values = _numbers(outcome.columns[spec.column]) * spec.scale
+    return float(np.nanmean(values) if spec.partial else values.mean())
+
+
+def _numbers(column: object) -> NDArray[np.float64]:
+    return np.asarray(column, dtype=np.float64)
+
+
+def _same(ours: object, theirs: object) -> bool:
+    return ours is not None and np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def _agreed(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in facts[0].items()
+        if all(key in other and other[key] == value for other in facts)
+    }
