@@ -1,8 +1,8 @@
 """Judging one feature a picture by its class: what kNN, linear and logistic probes share.
 
 Which token stands for the picture and how the picture is cut (their protocols' common fields), the
-labels and what may be wrong with them, features put in the data set's order whatever order they
-came in, and the columns of an outcome.
+labels and what may be wrong with them (of several classes a picture: `multilabel.py`), features put
+in the data set's order whatever order they came in, and the columns of an outcome.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt, model_validator
 
+from harness.aggregates import UNCLEAR
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
 from harness.data.dataset import Dataset, Role
@@ -129,21 +130,23 @@ def request_of(
 
 def check_classes(datasets: Mapping[Role, Dataset], needed: Sequence[Role]) -> None:
     """Raises ``NotApplicable`` where classification makes no sense on a data set: a split or its
-    labels are not there, or train has one class only; and ``HarnessError`` for labels that are
-    wrong: out of range, or of other classes in one split than in another."""
+    labels are not there, pictures have several classes, or train has one class only; and
+    ``HarnessError`` for labels that are wrong: out of range, or of other classes in one split than
+    in another."""
     for role in needed:
         if role not in datasets:
             raise NotApplicable(f"the data set has no {role} split")
+        if several_classes(datasets[role]):
+            raise NotApplicable(
+                "a picture of it may have several classes (the protocol logistic-multilabel of "
+                "logistic judges those)"
+            )
         if all(sample.target.label is None for sample in datasets[role].samples):
             raise NotApplicable(f"its {role} split has no labels")
     train = datasets["train"]
     for role in needed:
         dataset = datasets[role]
-        if dataset.classes != train.classes:
-            raise HarnessError(
-                f"data set {dataset.name!r}: the classes of its {role} split are not those of its "
-                f"train split ({_difference(train.classes, dataset.classes)})"
-            )
+        check_same_classes(train, dataset, role)
         for sample in dataset.samples:
             label = sample.target.label
             if label is None:
@@ -155,6 +158,21 @@ def check_classes(datasets: Mapping[Role, Dataset], needed: Sequence[Role]) -> N
                 )
     if len({sample.target.label for sample in train.samples}) < 2:
         raise NotApplicable("its train split has pictures of one class only")
+
+
+def several_classes(dataset: Dataset) -> bool:
+    """Whether a picture may be of several classes: there are ``labels``, and no single one."""
+    targets = [sample.target for sample in dataset.samples]
+    return any(each.labels for each in targets) and all(each.label is None for each in targets)
+
+
+def check_same_classes(train: Dataset, dataset: Dataset, role: Role) -> None:
+    """Raises ``HarnessError`` where a split has other classes than train, or another order."""
+    if dataset.classes != train.classes:
+        raise HarnessError(
+            f"data set {dataset.name!r}: the classes of its {role} split are not those of its "
+            f"train split ({_difference(train.classes, dataset.classes)})"
+        )
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
@@ -174,11 +192,40 @@ def check_finite(values: torch.Tensor, ids: Sequence[str], dataset: str) -> None
 
 class Examples(NamedTuple):
     """Pictures of one role that have the token, in the data set's order: ``features [n, D]``
-    float32 on the CPU, ``labels [n]`` int64."""
+    float32 on the CPU, ``labels [n]`` int64; where pictures may be of several classes ``labels
+    [n, classes]``: 1 for those that it shows, 0 for others, -1 for what is unclear."""
 
     ids: tuple[str, ...]
     features: torch.Tensor
     labels: NDArray[np.int64]
+
+    def of(self, which: NDArray[np.bool_]) -> Examples:
+        """Those pictures alone, ``which [n]``."""
+        places = np.flatnonzero(which)
+        return Examples(
+            tuple(self.ids[place] for place in places),
+            self.features[torch.from_numpy(places)],
+            self.labels[places],
+        )
+
+    def and_those_of(self, other: Examples) -> Examples:
+        return Examples(
+            self.ids + other.ids,
+            torch.cat([self.features, other.features]),
+            np.concatenate([self.labels, other.labels]),
+        )
+
+
+def _labels(dataset: Dataset) -> NDArray[np.int64]:
+    """``[n]``, or ``[n, classes]`` where pictures may be of several."""
+    if not several_classes(dataset):
+        return np.array([sample.target.label for sample in dataset.samples], np.int64)
+    labels = np.zeros((len(dataset.samples), len(dataset.classes)), np.int64)
+    for row, sample in zip(labels, dataset.samples, strict=True):
+        if sample.target.labels is not None:
+            row[list(sample.target.labels.present)] = 1
+            row[list(sample.target.labels.unclear)] = UNCLEAR
+    return labels
 
 
 class Collector:
@@ -190,7 +237,7 @@ class Collector:
     def __init__(self, dataset: Dataset, selector: Selector) -> None:
         self._name = dataset.name
         self._order = {sample.id: place for place, sample in enumerate(dataset.samples)}
-        self._labels = [sample.target.label for sample in dataset.samples]
+        self._labels = _labels(dataset)
         self._selector = selector
         self._parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
         self.without = 0
@@ -220,7 +267,7 @@ class Collector:
         return Examples(
             tuple(by_place[place] for place in places),
             features[torch.from_numpy(order)],
-            np.array([self._labels[place] for place in places], np.int64),
+            self._labels[places],
         )
 
     def state(self) -> object:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.aggregates import complete, difference
 from harness.documents import canonical_json
 from harness.plan import Cell
 from harness.records import read_columns
-from harness.stats import bootstrap_difference
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
     """Every difference from a baseline that the finished ones among ``cells`` have, in their order.
 
     Two results are compared where task, protocol hash and the fingerprints of the pictures agree.
-    A metric that is no mean over pictures is left out. Raises ``HarnessError`` for a damaged table.
+    A metric without a column is left out. Raises ``HarnessError`` for a damaged table.
     """
     done = {(cell.entry.name, _what(cell)): cell for cell in cells if cell.done is not None}
     found = []
@@ -54,20 +54,29 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
     assert cell.done is not None
     ours, theirs = read_columns(cell.path), read_columns(baseline.path)
     # Which pictures were scored may differ: a bad one may be skipped by one run and not the other.
-    shared, first, second = np.intersect1d(
+    _, first, second = np.intersect1d(
         ours["image_id"], theirs["image_id"], assume_unique=True, return_indices=True
     )
     found = []
     for name, metric in cell.done.metrics.items():
-        if not len(shared) or metric.column is None or metric.column not in theirs:
+        if metric.column is None:
             continue
-        mine = ours[metric.column][first].astype(np.float64) * metric.scale
-        its = theirs[metric.column][second].astype(np.float64) * metric.scale
-        both = ~(np.isnan(mine) | np.isnan(its))  # NaN: the picture has no value in this metric
-        mine, its = mine[both], its[both]
-        if not len(mine):
+        names = [metric.column, *metric.others]
+        if any(each not in theirs for each in names):
             continue
-        interval = bootstrap_difference(mine, its, int(cell.done.dataset.fingerprint[:8], 16))
+        columns = [ours[each][first] for each in names] + [theirs[each][second] for each in names]
+        columns = complete(columns)
+        if not len(columns[0]):
+            continue
+        value, interval = difference(
+            metric.aggregate,
+            columns[: len(names)],
+            columns[len(names) :],
+            metric.scale,
+            int(cell.done.dataset.fingerprint[:8], 16),
+        )
+        if np.isnan(value):
+            continue
         found.append(
             Difference(
                 model=cell.entry.name,
@@ -76,10 +85,10 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
                 dataset=cell.dataset.name,
                 protocol=cell.path.stem,
                 metric=name,
-                value=float(np.mean(mine - its)),
+                value=value,
                 low=interval.low,
                 high=interval.high,
-                pictures=len(mine),
+                pictures=len(columns[0]),
             )
         )
     return found

@@ -70,7 +70,8 @@ class DamagedResult(HarnessError):
 
 
 def write(path: Path, record: Record, columns: Mapping[str, Column]) -> Record:
-    """Store a result and its per-picture ``columns`` (each ``[n]``, the same n, at least one).
+    """Store a result and its per-picture ``columns``: each ``[n]``, or of numbers ``[n, k]``, the
+    same n, at least one column.
 
     ``path`` as ``record_path`` gives it for this record. Returns the record with ``per_picture``
     filled in. Raises ``HarnessError`` naming the path where it cannot be written: nothing that was
@@ -146,7 +147,7 @@ def read(path: Path) -> Record:
 
 
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """The per-picture columns of the record at ``path``, each ``[n]``.
+    """The per-picture columns of the record at ``path``, each ``[n]`` or ``[n, k]``.
 
     Raises ``DamagedResult`` where the table is missing or is not the one the record was made of.
     """
@@ -229,7 +230,7 @@ def _table_bytes(path: Path, record: Record) -> bytes:
 
 
 def _to_parquet(columns: Mapping[str, Column]) -> tuple[bytes, int]:
-    """Columns ``[n]`` -> the parquet file's bytes, and n."""
+    """Columns ``[n]`` or ``[n, k]`` -> the parquet file's bytes, and n."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -237,10 +238,17 @@ def _to_parquet(columns: Mapping[str, Column]) -> tuple[bytes, int]:
     arrays = {}
     for name, values in columns.items():
         array = np.asarray(values)
-        if array.ndim != 1 or array.dtype.kind not in "biufU":
-            raise ValueError(f"column {name!r} must be [n] numbers or text: {array.dtype}")
         text = array.dtype.kind == "U"
-        arrays[name] = pyarrow.array(array.tolist(), pyarrow.string()) if text else array
+        if array.dtype.kind not in "biufU" or not (array.ndim == 1 or _rows_of_numbers(array)):
+            raise ValueError(
+                f"column {name!r} must be [n] numbers or text, or [n, k] numbers: "
+                f"{array.dtype} {list(array.shape)}"
+            )
+        if array.ndim == 2:
+            flat = pyarrow.array(array.ravel())
+            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, array.shape[1])
+        else:
+            arrays[name] = pyarrow.array(array.tolist(), pyarrow.string()) if text else array
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) != 1:
         raise ValueError(f"per-picture columns must be of one length, not {sorted(lengths)}")
@@ -249,14 +257,22 @@ def _to_parquet(columns: Mapping[str, Column]) -> tuple[bytes, int]:
     return buffer.getvalue(), lengths.pop()
 
 
+def _rows_of_numbers(array: NDArray[Any]) -> bool:
+    return array.ndim == 2 and array.shape[1] > 0 and array.dtype.kind != "U"
+
+
 def _to_numpy(column: Any) -> NDArray[Any]:
     import numpy as np
     import pyarrow
 
     if pyarrow.types.is_string(column.type):
         return np.asarray(column.to_pylist(), dtype=np.str_)
-    values: NDArray[Any] = column.to_numpy()
-    return values
+    if not pyarrow.types.is_fixed_size_list(column.type):
+        values: NDArray[Any] = column.to_numpy()
+        return values
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows: NDArray[Any] = flat.reshape(-1, column.type.list_size)
+    return rows
 
 
 def _refuse(constant: str) -> NoReturn:

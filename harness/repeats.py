@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.aggregates import complete, values
 from harness.errors import HarnessError
 from harness.task import MetricSpec, Outcome
 
@@ -17,9 +18,10 @@ def over_seeds(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Outcome:
     """What the ``outcomes`` of ``seeds`` come to. One is left as it is.
 
     A picture's value is its mean over seeds (where it has none with one of them, it has none), so
-    that intervals are over pictures as ever; the standard deviation over seeds stands with each
-    metric, and each seed's score, with its own details, in ``details``. Columns, counts and
-    resolved values are kept where all seeds agree on them: which class was predicted is not.
+    that intervals are over pictures as ever. What another aggregate is made of, seeds have side by
+    side, as draws do. The standard deviation over seeds stands with each metric, and each seed's
+    score, with its own details, in ``details``. Other columns, counts and resolved values are kept
+    where all seeds agree on them: which class was predicted is not.
 
     Raises ``HarnessError`` where the seeds scored different pictures.
     """
@@ -31,12 +33,16 @@ def over_seeds(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Outcome:
             raise HarnessError("the pictures that could be scored differ from seed to seed")
     shared = [name for name in first.metrics if all(name in o.metrics for o in outcomes)]
     columns: dict[str, Any] = {}
-    averaged = {first.metrics[name].column for name in shared}
-    for name, values in first.columns.items():
+    specs = [first.metrics[name] for name in shared]
+    averaged = {spec.column for spec in specs if spec.aggregate == "mean"}
+    beside = {spec.column for spec in specs if spec.aggregate != "mean"}
+    for name, column in first.columns.items():
         if name in averaged:
             columns[name] = np.mean([_numbers(o.columns[name]) for o in outcomes], axis=0)
-        elif all(_same(outcome.columns.get(name), values) for outcome in outcomes):
-            columns[name] = values
+        elif name in beside:
+            columns[name] = np.concatenate([o.columns[name] for o in outcomes], axis=1)
+        elif all(_same(outcome.columns.get(name), column) for outcome in outcomes):
+            columns[name] = column
     scores = {
         name: [_score(outcome, first.metrics[name]) for outcome in outcomes] for name in shared
     }
@@ -61,8 +67,10 @@ def over_seeds(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Outcome:
 
 
 def _score(outcome: Outcome, spec: MetricSpec) -> float:
-    values = _numbers(outcome.columns[spec.column]) * spec.scale
-    return float(np.nanmean(values) if spec.partial else values.mean())
+    columns = [np.asarray(outcome.columns[name]) for name in (spec.column, *spec.others)]
+    if spec.partial:
+        columns = complete(columns)
+    return float(np.nanmean(values(spec.aggregate, columns))) * spec.scale
 
 
 def _numbers(column: object) -> NDArray[np.float64]:

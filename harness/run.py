@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from harness import provenance, records, schema
+from harness.aggregates import complete, score
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
@@ -33,7 +34,6 @@ from harness.plan import Cell, Options, Repeat, scored_role
 from harness.progress import Progress, Silent
 from harness.registry import Registry
 from harness.repeats import over_seeds
-from harness.stats import bootstrap_mean
 from harness.task import Batch, Context, Evaluation, Outcome, TokenRequest
 
 if TYPE_CHECKING:
@@ -359,23 +359,25 @@ def _input_facts(backbone: Backbone) -> dict[str, Any]:
 
 
 def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
-    """Means over pictures with their bootstrap intervals, drawn the same for one fingerprint."""
+    """Scores with their bootstrap intervals over pictures, drawn the same for one fingerprint."""
     metrics = {}
     for name, spec in outcome.metrics.items():
-        values = np.asarray(outcome.columns[spec.column], dtype=np.float64) * spec.scale
+        columns = [np.asarray(outcome.columns[each]) for each in (spec.column, *spec.others)]
         if spec.partial:
-            values = values[~np.isnan(values)]
-        interval = bootstrap_mean(values, seed=int(fingerprint[:8], 16))
+            columns = complete(columns)
+        value, interval = score(spec.aggregate, columns, spec.scale, int(fingerprint[:8], 16))
         metrics[name] = schema.Metric(
-            value=float(values.mean()),
-            low=float(interval.low),
-            high=float(interval.high),
+            value=value,
+            low=interval.low,
+            high=interval.high,
             unit=spec.unit,
             higher_is_better=spec.higher_is_better,
             column=spec.column,
             scale=spec.scale,
             shown=spec.shown,
             sd=spec.sd,
+            aggregate=spec.aggregate,
+            others=list(spec.others),
         )
     return metrics
 

@@ -47,7 +47,8 @@ class Metric(_Part):
     """A score and its 95 % interval over pictures. Shares are in percent (``unit: "%"``).
 
     ``column`` of the per-picture table has the values that the score is the mean of, times
-    ``scale``; None where no column has (or in a record older than this field). ``sd`` is the
+    ``scale``; None where no column has (or in a record older than this field). With another
+    ``aggregate`` (``aggregates.py``) the score is made of ``column`` and ``others``. ``sd`` is the
     standard deviation over seeds, or else over draws, where the score is a mean over several.
     """
 
@@ -60,6 +61,8 @@ class Metric(_Part):
     scale: FiniteFloat = 1.0
     shown: bool = True
     sd: NonNegative | None = None
+    aggregate: str = "mean"
+    others: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:

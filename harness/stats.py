@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-# Resampled values held at once: 8 MiB of indices and 8 MiB of values.
+# Resampled values held at once: 8 MiB of indices and 8 MiB of values or weights.
 _CHUNK_VALUES = 2**20
 
 
@@ -44,19 +45,56 @@ def bootstrap_mean(
         raise ValueError(f"values must be [n] with n > 0, not {list(array.shape)}")
     if not np.isfinite(array).all():
         raise ValueError("values must be finite; a picture without a value is left out and counted")
+    means = [
+        array[chosen].mean(axis=1)
+        for chosen in _drawn(array.size, seed, draws, level, chunk_values)
+    ]
+    return _between_quantiles(np.concatenate(means), level)
+
+
+def bootstrap(
+    score: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    count: int,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+    *,
+    chunk_values: int = _CHUNK_VALUES,
+) -> Interval:
+    """The percentile bootstrap interval of a score that is no mean over its ``count`` pictures.
+
+    ``score`` is given weights ``[b, count]``, how often each picture was drawn, and gives ``[b]``.
+    The same seed draws the same pictures as ``bootstrap_mean``. Draws that have no score (NaN) are
+    left out. Raises ``ValueError`` where none has, and as ``bootstrap_mean`` does.
+    """
+    scores = []
+    for chosen in _drawn(count, seed, draws, level, chunk_values):
+        rows = np.arange(len(chosen))[:, None] * count
+        weights = np.bincount((chosen + rows).ravel(), minlength=chosen.size)
+        scores.append(score(weights.reshape(chosen.shape)))
+    found = np.concatenate(scores)
+    found = found[~np.isnan(found)]
+    if not found.size:
+        raise ValueError("no draw of the pictures has a score")
+    return _between_quantiles(found, level)
+
+
+def _drawn(
+    count: int, seed: int, draws: int, level: float, chunk_values: int
+) -> Iterator[NDArray[np.int64]]:
+    """Pictures drawn with replacement, ``[b, count]`` at a time, ``draws`` rows in all."""
+    if count < 1:
+        raise ValueError("pictures must be n > 0")
     if draws < 1 or not 0 < level < 1 or chunk_values < 1:
         raise ValueError("draws and chunk_values must be positive and level between 0 and 1")
-    count = array.size
-    if count == 1:
-        return Interval(float(array[0]), float(array[0]))
     generator = np.random.default_rng(seed)
-    means = np.empty(draws)
     rows = max(1, chunk_values // count)
     for start in range(0, draws, rows):
-        stop = min(start + rows, draws)
-        chosen = generator.integers(0, count, size=(stop - start, count))
-        means[start:stop] = array[chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        yield generator.integers(0, count, size=(min(rows, draws - start), count))
+
+
+def _between_quantiles(scores: NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 

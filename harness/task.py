@@ -208,6 +208,7 @@ class Batch:
 class MetricSpec:
     """A metric that is the mean over pictures of one column of an outcome, times ``scale``.
 
+    With another ``aggregate`` (``harness/aggregates.py``) it is made of ``column`` and ``others``.
     One that is not ``shown`` stands in the record and not in a run's table, which has to fit. Of
     one that is ``partial`` some pictures have no value: NaN in the column, left out of the mean.
     ``sd`` is the standard deviation over draws, where a picture's value is its mean over several.
@@ -220,14 +221,17 @@ class MetricSpec:
     shown: bool = True
     partial: bool = False
     sd: float | None = None
+    aggregate: str = "mean"
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found: columns with one entry per scored picture, and their metrics.
+    """What an evaluation found: columns with one row per scored picture, and their metrics.
 
-    ``columns`` always holds ``image_id``. ``selected_on`` says on what hyper-parameters were
-    chosen, if any were; ``details`` is JSON-able and goes into the record as it is.
+    ``columns``, ``[n]`` or of numbers ``[n, k]``, always hold ``image_id``. ``selected_on`` says on
+    what hyper-parameters were chosen, if any were; ``details`` is JSON-able and goes into the
+    record as it is.
     """
 
     columns: Mapping[str, Sequence[str] | NDArray[np.generic]]

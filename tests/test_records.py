@@ -65,6 +65,21 @@ def test_any_text_and_any_float_survive(
     np.testing.assert_array_equal(back["float"], np.array(floats))
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int8, np.int64, np.bool_])
+@pytest.mark.parametrize("shape", [(4, 3), (1, 1), (0, 2)])
+def test_several_numbers_a_picture_survive_with_their_kind_and_shape(
+    tmp_path: Path, kind: type, shape: tuple[int, int]
+) -> None:
+    numbers = np.arange(shape[0] * shape[1]).reshape(shape).astype(kind)
+    if kind in (np.float32, np.float64):
+        numbers[:1, :1] = np.nan
+    ids = [str(row) for row in range(shape[0])]
+    records.write(cell(tmp_path), make(), {"image_id": ids, "numbers": numbers})
+    back = records.read_columns(cell(tmp_path))["numbers"]
+    assert back.dtype == numbers.dtype and back.shape == shape
+    np.testing.assert_array_equal(back, numbers)
+
+
 def test_the_json_is_strict_and_ends_with_a_newline(stored: Path) -> None:
     text = stored.read_text(encoding="utf-8")
     assert text.endswith("}\n")
@@ -77,7 +92,10 @@ def test_the_json_is_strict_and_ends_with_a_newline(stored: Path) -> None:
     [
         {},
         {"a": np.zeros(2), "b": np.zeros(3)},
-        {"a": np.zeros((2, 2))},
+        {"a": np.zeros((2, 2, 2))},
+        {"a": np.zeros((2, 0))},
+        {"a": np.array([["x", "y"]])},
+        {"a": np.zeros((2, 3)), "b": np.zeros(3)},
         {"a": np.array([object()])},
         {"a": np.float64(1.0)},
     ],

@@ -146,6 +146,14 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
             )
         )
     labels = {sample.target.label for sample in dataset.samples} - {None}
+    several = [found for sample in dataset.samples if (found := sample.target.labels) is not None]
+    labels.update(place for found in several for place in found.present)
+    if several:
+        more = sum(len(found.present) > 1 for found in several)
+        none = sum(not found.present for found in several)
+        unclear = sum(bool(found.unclear) for found in several)
+        what = f"{where}: {more:,} pictures show several classes, {none:,} none; in {unclear:,}"
+        findings.append(Finding("ok", f"{what} a class is unclear (has only difficult objects)"))
     bare = [name for label, name in enumerate(dataset.classes) if label not in labels]
     if labels and bare:
         what = f"{where}: {len(bare):,} of {len(dataset.classes):,} classes have no picture here"

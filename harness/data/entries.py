@@ -27,7 +27,7 @@ from harness.data.imagenet import read_imagenet
 from harness.data.parquet import read_parquet
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
-from harness.data.voc import image_set, read_voc
+from harness.data.voc import image_set, read_voc, read_voc_labels
 from harness.errors import HarnessError
 from harness.nano.scenes import MOST, ScenesDataset
 
@@ -106,12 +106,14 @@ class _Entry(_Strict):
 
 
 class VOCEntry(_Entry):
-    """``root`` is the folder of one year: ``…/VOCdevkit/VOC2007``. A lone ``split`` is test."""
+    """``root`` is the folder of one year: ``…/VOCdevkit/VOC2007``. A lone ``split`` is test. With
+    ``labels`` a picture is of every class that it has an object of, for classification."""
 
     format: Literal["voc"]
     root: str = Field(min_length=1)
     split: Relative | None = None
     splits: dict[Role, Relative] | None = Field(default=None, min_length=1)
+    labels: bool = False
 
     @model_validator(mode="after")
     def _has_splits(self) -> VOCEntry:
@@ -127,6 +129,8 @@ class VOCEntry(_Entry):
         return [root / "JPEGImages", root / "Annotations", *sets]
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        if self.labels:
+            return {**read_voc_labels(name, root, self._roles())}
         return {role: read_voc(name, root, split) for role, split in self._roles().items()}
 
 

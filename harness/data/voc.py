@@ -12,6 +12,8 @@ set takes minutes; only when a box lies outside that size is the header asked wh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -20,7 +22,15 @@ import numpy as np
 from defusedxml import ElementTree as SafeXML
 from defusedxml.common import DefusedXmlException
 
-from harness.data.dataset import Boxes, Sample, Target, header_size, safe_relative
+from harness.data.dataset import (
+    Boxes,
+    Labels,
+    Role,
+    Sample,
+    Target,
+    header_size,
+    safe_relative,
+)
 from harness.data.files import FileDataset, Listing, read_lines
 from harness.errors import HarnessError
 
@@ -54,6 +64,38 @@ def read_voc(name: str, root: Path, split: str) -> FileDataset:
         samples.append(_read_annotation(annotation, identity, root / files[-1]))
     classes = {c for sample in samples if sample.target.boxes for c in sample.target.boxes.classes}
     return FileDataset(name, split, samples, tuple(sorted(classes)), root, files, absent)
+
+
+def read_voc_labels(name: str, root: Path, splits: Mapping[Role, str]) -> dict[Role, FileDataset]:
+    """Open ``splits`` for classification: each picture's target has ``labels`` beside its boxes.
+
+    A class is present where the picture has an object of it that is not difficult, and unclear
+    where all of them are. The development kit's own ``<class>_<split>.txt`` say the same as 1 and
+    0, by its documentation; a folder of one's own seldom has them, so that the boxes alone decide.
+    Classes are those of all ``splits``: one that a split lacks does not move the others' places.
+    Raises ``HarnessError``.
+    """
+    opened = {role: read_voc(name, root, split) for role, split in splits.items()}
+    classes = tuple(sorted({each for dataset in opened.values() for each in dataset.classes}))
+    for dataset in opened.values():
+        dataset.classes = classes
+        dataset.samples = [
+            replace(sample, target=replace(sample.target, labels=_labels(sample.target, classes)))
+            for sample in dataset.samples
+        ]
+    return opened
+
+
+def _labels(target: Target, classes: tuple[str, ...]) -> Labels:
+    assert target.boxes is not None
+    named = list(zip(target.boxes.classes, target.boxes.difficult, strict=True))
+    present = {each for each, difficult in named if not difficult}
+    unclear = {each for each, _ in named} - present
+    places = {each: place for place, each in enumerate(classes)}
+    return Labels(
+        tuple(sorted(places[each] for each in present)),
+        tuple(sorted(places[each] for each in unclear)),
+    )
 
 
 def _read_image_set(path: Path) -> list[str]:

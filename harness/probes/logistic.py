@@ -1,4 +1,5 @@
-"""Softmax regression at every strength of a path, from strong to weak regularisation.
+"""Logistic regression at every strength of a path, from strong to weak regularisation: of classes
+that exclude each other (softmax), and here what one-vs-rest shares with it (`one_vs_rest.py`).
 
 The objective is scikit-learn's ``LogisticRegression``: C times the sum of the log-losses plus half
 the squared weights; biases are free. In the coordinates of the principal components, and divided by
@@ -9,6 +10,7 @@ hundreds in the features' own. Nothing of a data set is in here.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -42,23 +44,19 @@ class LogisticHead(NamedTuple):
         return self.classes[logits.argmax(1).cpu()]
 
 
-class LogisticPath:
-    """Features ``[n, D]`` and labels ``[n]``, ready to be fitted at one C after another.
+class Path(ABC):
+    """Features ``[n, D]`` for K weight vectors, ready to be fitted at one C after another.
 
     Centring moves the biases alone, and a rotation leaves the penalty as it is: the optimum is that
     of the features as they are. With D > n it lies in their row space, where it is looked for. All
-    is float64, on ``device`` if that has float64. Raises ``ValueError`` for labels of one class
-    only and for features that are not finite.
+    is float64, on ``device`` if that has float64. Raises ``ValueError`` for features that are not
+    finite.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, device: str = "cpu") -> None:
-        if features.ndim != 2 or labels.shape != features.shape[:1]:
-            raise ValueError(f"features [n, D], labels [n]: not {features.shape}, {labels.shape}")
+    def __init__(self, features: Tensor, biases: Tensor, device: str = "cpu") -> None:
+        """``biases [K]`` are those of the optimum where C is 0, and there are no weights."""
         if not torch.isfinite(features).all():
             raise ValueError("features that are not finite")
-        self.classes, own = torch.unique(labels.cpu(), return_inverse=True)
-        if len(self.classes) < 2:
-            raise ValueError("two classes are needed")
         place = device if torch.device(device).type in {"cpu", "cuda"} else "cpu"
         rows = features.to(place, torch.float64)
         self._mean = rows.mean(0)
@@ -71,26 +69,29 @@ class LogisticPath:
         self._components = components if reduced is None else reduced @ components
         # A last column of ones, whose weight is the bias.
         self._rows = torch.cat([rows @ components, rows.new_ones(len(rows), 1)], dim=1)
-        # What follows has classes first, [K, D + 1] and [K, n]: so products with the rows are fast.
-        self._own = own.to(place)[None]
         self._penalty = self._rows.new_ones(self._rows.shape[1])
         self._penalty[-1] = 0
-        # Where C is 0: no weights, and the biases that give each class its share.
-        shares = torch.bincount(own).double() / len(own)
-        self._weights = self._rows.new_zeros(len(self.classes), self._rows.shape[1])
-        self._weights[:, -1] = shares.log().to(place)
+        # What follows has classes first, [K, D + 1] and [K, n]: so products with the rows are fast.
+        self._weights = self._rows.new_zeros(len(biases), self._rows.shape[1])
+        self._weights[:, -1] = biases.to(place)
         self._logits = self._weights[:, -1:].repeat(1, len(rows))
 
-    def fit(self, c: float, tolerance: float = 1e-8, max_steps: int = 1000) -> LogisticHead:
-        """The optimum at ``c``, looked for from that of the last call.
+    @abstractmethod
+    def _loss(self, logits: Tensor, residual: Tensor) -> float:
+        """The sum of the log-losses at ``logits [K, n]``; into ``residual`` its gradient there."""
+
+    @abstractmethod
+    def _bends(self, residual: Tensor, part: slice) -> Tensor:
+        """Of the pictures of ``part`` the second derivatives of the log-losses by each logit,
+        ``[K, part]``, where the gradient is ``residual``."""
+
+    def _fit(self, c: float, tolerance: float, max_steps: int) -> tuple[float, int, bool]:
+        """Go to the optimum at ``c`` from that of the last call: the objective there, the steps,
+        and whether it was reached.
 
         Done when half the squared gradient, divided by the Hessian's diagonal, is at most
         ``tolerance`` times the objective: an estimate of the share of it that is left to gain.
         """
-        # Of two classes scikit-learn has one vector of weights: the difference of two here. Halves
-        # of it have half its square, so its optimum at C is that of the softmax at C / 2.
-        share = 0.5 if len(self.classes) == 2 else 1.0
-        given, c = c, c * share
         residual = torch.empty_like(self._logits)
         loss = self._loss(self._logits, residual)
         gradient = self._gradient(residual, c)
@@ -123,18 +124,7 @@ class LogisticPath:
             if product > 0:
                 pairs.append((moved, change, 1 / product))
             steps += 1
-        return self._head(given, objective / share, steps, done)
-
-    def _loss(self, logits: Tensor, residual: Tensor) -> float:
-        """The sum of the log-losses; into ``residual`` probabilities less one at the true class."""
-        most = logits.amax(0, keepdim=True)
-        torch.sub(logits, most, out=residual)
-        true = residual.gather(0, self._own).sum()
-        residual.exp_()
-        total = residual.sum(0, keepdim=True)
-        residual.div_(total)
-        residual.scatter_add_(0, self._own, torch.full_like(most, -1))
-        return float(total.log().sum() - true)
+        return objective, steps, done
 
     def _penalised(self, one: Tensor, other: Tensor) -> Tensor:
         return (self._penalty * one * other).sum()
@@ -147,9 +137,7 @@ class LogisticPath:
         diagonal = torch.zeros_like(self._weights)
         places = range(0, len(self._rows), _BLOCK)
         for part in (slice(place, place + _BLOCK) for place in places):
-            own = self._own[:, part]
-            shares = residual[:, part].scatter_add(0, own, torch.ones_like(own, dtype=torch.double))
-            diagonal += (shares * (1 - shares)) @ self._rows[part].square()
+            diagonal += self._bends(residual, part) @ self._rows[part].square()
         # The biases' own may vanish where every picture is certain.
         return diagonal.mul_(c).add_(self._penalty).clamp_min_(torch.finfo(diagonal.dtype).eps)
 
@@ -190,10 +178,49 @@ class LogisticPath:
             length = _between(low, low_slope, high, high_slope)
         return None
 
-    def _head(self, c: float, objective: float, steps: int, converged: bool) -> LogisticHead:
+    def _coordinates(self) -> tuple[Tensor, Tensor]:
+        """``weights [D, K]`` and ``bias [K]`` in the features' own coordinates."""
         weights = self._components @ self._weights[:, :-1].T
-        bias = self._weights[:, -1] - self._mean @ weights
-        return LogisticHead(c, weights, bias, self.classes, objective, steps, converged)
+        return weights, self._weights[:, -1] - self._mean @ weights
+
+
+class LogisticPath(Path):
+    """Features ``[n, D]`` and labels ``[n]``, ready to be fitted at one C after another. Raises
+    ``ValueError`` for labels of one class only and for features that are not finite."""
+
+    def __init__(self, features: Tensor, labels: Tensor, device: str = "cpu") -> None:
+        if features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise ValueError(f"features [n, D], labels [n]: not {features.shape}, {labels.shape}")
+        self.classes, own = torch.unique(labels.cpu(), return_inverse=True)
+        if len(self.classes) < 2:
+            raise ValueError("two classes are needed")
+        # Biases that give each class its share.
+        super().__init__(features, (torch.bincount(own).double() / len(own)).log(), device)
+        self._own = own.to(self._rows.device)[None]
+
+    def fit(self, c: float, tolerance: float = 1e-8, max_steps: int = 1000) -> LogisticHead:
+        """The optimum at ``c``, looked for from that of the last call: until the share of the
+        objective that is left to gain is about ``tolerance``."""
+        # Of two classes scikit-learn has one vector of weights: the difference of two here. Halves
+        # of it have half its square, so its optimum at C is that of the softmax at C / 2.
+        share = 0.5 if len(self.classes) == 2 else 1.0
+        objective, steps, done = self._fit(c * share, tolerance, max_steps)
+        return LogisticHead(c, *self._coordinates(), self.classes, objective / share, steps, done)
+
+    def _loss(self, logits: Tensor, residual: Tensor) -> float:
+        most = logits.amax(0, keepdim=True)
+        torch.sub(logits, most, out=residual)
+        true = residual.gather(0, self._own).sum()
+        residual.exp_()
+        total = residual.sum(0, keepdim=True)
+        residual.div_(total)
+        residual.scatter_add_(0, self._own, torch.full_like(most, -1))
+        return float(total.log().sum() - true)
+
+    def _bends(self, residual: Tensor, part: slice) -> Tensor:
+        own = self._own[:, part]
+        shares = residual[:, part].scatter_add(0, own, torch.ones_like(own, dtype=torch.double))
+        return shares * (1 - shares)
 
 
 def logistic_path(

@@ -44,6 +44,24 @@ def test_a_whole_data_set_is_healthy_and_counted(voc: VOCTree, tmp_path: Path) -
     json.loads(json.dumps(dataclasses.asdict(report), allow_nan=False))
 
 
+def test_of_a_data_set_with_several_classes_a_picture_labels_are_counted(
+    voc: VOCTree, tmp_path: Path
+) -> None:
+    difficult = voc_object(name="fox", extra="<difficult>1</difficult>")
+    voc.add("a", voc_xml(voc_object() + voc_object(name="dog")), encode())
+    voc.add("b", voc_xml(voc_object() + difficult), encode())
+    voc.add("c", voc_xml(), encode())
+    voc.open()
+    report = examine(catalog_of(tmp_path, f"{VOC}, labels: true"), "mine")
+    assert report.healthy and report.splits["test"].classes == 3
+    told = "1 pictures show several classes, 1 none; in 1 a class is unclear"
+    assert any(told in what for what in said(report, "ok"))
+    (warning,) = said(report, "warning")
+    assert "1 of 3 classes have no picture here: fox" in warning
+    plain = examine(catalog_of(tmp_path, VOC), "mine")
+    assert said(plain, "warning") == [] and "classes" not in " ".join(said(plain, "ok"))
+
+
 def test_raccoon_is_healthy(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "raccoon/VOCdevkit/VOC2007"
     catalog = catalog_of(tmp_path, f"format: voc, root: {root}, split: trainval, pictures: 200")

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_datasets import VOCTree, encode, voc_object, voc_xml
 
-from harness.data.voc import read_voc
+from harness.data.dataset import Labels
+from harness.data.voc import read_voc, read_voc_labels
 from harness.errors import BadPicture, HarnessError
 
 BILLION_LAUGHS = (
@@ -95,6 +96,49 @@ def test_difficult_and_truncated_are_marked_and_absent_is_false(voc: VOCTree) ->
     assert boxes.difficult.tolist() == [True, False, False]
     assert boxes.truncated.tolist() == [False, True, False]
     assert not boxes.crowd.any()
+
+
+DIFFICULT = "<difficult>1</difficult>"
+
+
+def test_a_class_is_present_by_an_object_that_is_not_difficult_and_else_unclear(
+    voc: VOCTree,
+) -> None:
+    objects = {
+        "both": voc_object() + voc_object(name="dog"),
+        "none": "",
+        "unclear": voc_object(name="dog", extra=DIFFICULT) * 2,
+        "clear": voc_object(name="dog", extra=DIFFICULT) + voc_object(name="dog"),
+        "mixed": voc_object(name="ant") + voc_object(extra=DIFFICULT),
+    }
+    for identity, xml in objects.items():
+        voc.add(identity, voc_xml(xml), encode())
+    plain = voc.open()
+    (dataset,) = read_voc_labels("tree", voc.root, {"test": "trainval"}).values()
+    assert dataset.classes == plain.classes == ("ant", "cat", "dog")
+    assert [sample.target.labels for sample in dataset.samples] == [
+        Labels((1, 2)),
+        Labels(()),
+        Labels((), (2,)),
+        Labels((2,)),
+        Labels((0,), (1,)),
+    ]
+    assert all(sample.target.labels is None for sample in plain.samples)
+    assert dataset.fingerprint() != plain.fingerprint()
+
+
+def test_with_labels_every_split_has_the_classes_of_all(voc: VOCTree) -> None:
+    voc.add("a", voc_xml(voc_object(name="dog")), encode())
+    voc.write_image_set()
+    voc.add("b", voc_xml(voc_object(name="cat", extra=DIFFICULT)), encode())
+    (voc.root / "ImageSets/Main/test.txt").write_text("b\n")
+    opened = read_voc_labels("tree", voc.root, {"train": "trainval", "test": "test"})
+    assert {role: dataset.classes for role, dataset in opened.items()} == {
+        "train": ("cat", "dog"),
+        "test": ("cat", "dog"),
+    }
+    labels = [dataset.samples[0].target.labels for dataset in opened.values()]
+    assert labels == [Labels((1,)), Labels((), (0,))]
 
 
 def test_the_box_of_a_persons_part_is_not_an_object(voc: VOCTree) -> None:

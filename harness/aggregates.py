@@ -1,0 +1,164 @@
+"""Scores that are made of columns with one row a picture, and their intervals over pictures.
+
+A score is a mean of parts: of one for ``mean``, of the classes' average precisions for mAP. Each is
+a pure function of the columns and of how often every picture counts, so that a bootstrap draws
+pictures and never runs anything again; a record names its aggregate and the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import HarnessError
+from harness.stats import Interval, bootstrap, bootstrap_difference, bootstrap_mean
+
+Column = NDArray[np.generic]
+Weights = NDArray[np.int64]
+Parts = Callable[[Sequence[Column], Weights], NDArray[np.float64]]
+"""Columns ``[n]`` or ``[n, k]`` and weights ``[b, n]`` -> ``[b, parts]``: for each way of weighing
+the pictures what the score is the mean of. A part that has no value is NaN and left out."""
+
+UNCLEAR = -1
+RECALLS = 11
+
+
+def mean(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
+    """Of one column ``[n]``; one part."""
+    (column,) = columns
+    means: NDArray[np.float64] = weights @ column.astype(np.float64) / weights.sum(axis=1)
+    return means[:, None]
+
+
+def average_precisions(
+    columns: Sequence[Column], weights: Weights, *, interpolated: bool
+) -> NDArray[np.float64]:
+    """Of ``scores [n, draws * classes]``, draw by draw, and ``present [n, classes]``: a part for
+    each class, its average precision, 0 to 1, and of several draws their mean.
+
+    ``present`` is 1 where the picture shows the class, 0 where it does not, -1 where that is
+    unclear: then the picture is not in the class's ranking. A class that no picture shows has no
+    value. Pictures of equal score count at once, so that their order does not matter.
+
+    ``interpolated``: the mean over the recalls 0, 0.1, ... 1 of the highest precision at that or a
+    higher recall (Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", 2010; the
+    VOC2007 devkit's VOCevalcls.m). Otherwise the area below the curve of precision over recall, as
+    a sum of steps (scikit-learn's ``average_precision_score``).
+    """
+    scores, present = columns
+    classes = present.shape[1]
+    counted = np.ascontiguousarray(weights.T)
+    parts = [
+        _average_precision(scores[:, place], present[:, place % classes], counted, interpolated)
+        for place in range(scores.shape[1])
+    ]
+    by_draw = np.stack(parts, axis=1).reshape(len(weights), -1, classes)
+    found: NDArray[np.float64] = by_draw.mean(axis=1)
+    return found
+
+
+def _average_precision(
+    scores: Column, present: Column, counted: NDArray[np.int64], interpolated: bool
+) -> NDArray[np.float64]:
+    """Of one class, ``[b]``, with weights ``[n, b]``."""
+    ranked = np.flatnonzero(present != UNCLEAR)
+    ranked = ranked[np.argsort(-scores[ranked].astype(np.float64), kind="stable")]
+    shown, level = present[ranked] == 1, scores[ranked]
+    if not shown.any():
+        return np.full(counted.shape[1], np.nan)
+    # Precision is highest, and recall rises, where a group of equal scores that has positives ends.
+    last = np.flatnonzero(np.append(level[1:] != level[:-1], True))
+    groups = np.add.reduceat(shown.astype(np.int64), np.append(0, last[:-1] + 1))
+    ends = last[groups > 0]
+    begins = np.append(0, ends[:-1] + 1)
+    ranked, shown = ranked[: ends[-1] + 1], shown[: ends[-1] + 1]
+    everything = np.cumsum(np.add.reduceat(counted[ranked], begins), axis=0)
+    own = np.append(0, np.cumsum(shown)[ends][:-1])
+    positives = np.cumsum(np.add.reduceat(counted[ranked[shown]], own), axis=0)
+    total = positives[-1]
+    precision = positives / np.maximum(everything, 1)
+    if not interpolated:
+        steps = np.diff(positives, axis=0, prepend=0)
+        value = (steps * precision).sum(axis=0) / np.maximum(total, 1)
+    else:
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        # In whole numbers, so that a recall of 3 in 10 is 0.3.
+        reached = [((RECALLS - 1) * positives < k * total).sum(axis=0) for k in range(RECALLS)]
+        value = np.take_along_axis(best, np.minimum(reached, len(best) - 1), axis=0).mean(axis=0)
+    found: NDArray[np.float64] = np.where(total > 0, value, np.nan)
+    return found
+
+
+AGGREGATES: dict[str, Parts] = {
+    "mean": mean,
+    "mean_average_precision_11_point": partial(average_precisions, interpolated=True),
+    "mean_average_precision_area": partial(average_precisions, interpolated=False),
+}
+
+
+def find(name: str) -> Parts:
+    """Raises ``HarnessError`` for a name that this harness does not know."""
+    if name not in AGGREGATES:
+        raise HarnessError(f"no aggregate {name!r}: there are {', '.join(AGGREGATES)}; upgrade?")
+    return AGGREGATES[name]
+
+
+def values(name: str, columns: Sequence[Column]) -> NDArray[np.float64]:
+    """``[parts]`` of pictures that count once each."""
+    found: NDArray[np.float64] = find(name)(columns, np.ones((1, len(columns[0])), np.int64))[0]
+    return found
+
+
+def complete(columns: Sequence[Column]) -> list[Column]:
+    """The rows of pictures that have a value (no NaN) in each of ``columns``."""
+    missing = np.zeros(len(columns[0]), bool)
+    for column in columns:
+        missing |= np.isnan(column.astype(np.float64)).reshape(len(missing), -1).any(axis=1)
+    return [column[~missing] for column in columns]
+
+
+def score(name: str, columns: Sequence[Column], scale: float, seed: int) -> tuple[float, Interval]:
+    """The score of ``columns``, times ``scale``, and its 95 % bootstrap interval over pictures.
+
+    NaN, with an interval of NaN, where no part has a value. Raises ``ValueError`` for a mean of
+    nothing, or of what is not finite.
+    """
+    if name == "mean":
+        scaled = columns[0].astype(np.float64) * scale
+        interval = bootstrap_mean(scaled, seed)
+        return float(scaled.mean()), interval
+    parts = find(name)
+    return _resampled(lambda weights: parts(columns, weights), len(columns[0]), scale, seed)
+
+
+def difference(
+    name: str, ours: Sequence[Column], theirs: Sequence[Column], scale: float, seed: int
+) -> tuple[float, Interval]:
+    """The score of ``ours`` less that of ``theirs``, row for row of the same pictures, times
+    ``scale``, and its 95 % paired bootstrap interval. A part that one of the two lacks is in
+    neither score; NaN where there is no other. Raises ``ValueError`` as ``score`` does.
+    """
+    if name == "mean":
+        mine, its = (columns[0].astype(np.float64) * scale for columns in (ours, theirs))
+        interval = bootstrap_difference(mine, its, seed)
+        return float(np.mean(mine - its)), interval
+    parts = find(name)
+    return _resampled(
+        lambda weights: parts(ours, weights) - parts(theirs, weights), len(ours[0]), scale, seed
+    )
+
+
+def _resampled(
+    parts: Callable[[Weights], NDArray[np.float64]], count: int, scale: float, seed: int
+) -> tuple[float, Interval]:
+    def of(weights: Weights) -> NDArray[np.float64]:
+        found = parts(weights)
+        there = ~np.isnan(found)
+        total, those = np.where(there, found, 0).sum(axis=1), there.sum(axis=1)
+        return np.where(those > 0, scale * total / np.maximum(those, 1), np.nan)
+
+    value = float(of(np.ones((1, count), np.int64))[0])
+    return value, Interval(value, value) if np.isnan(value) else bootstrap(of, count, seed)
