@@ -265,7 +265,7 @@ def test_draws_are_fitted_apart_and_their_mean_and_spread_are_told() -> None:
     )
     assert whole[0] == pytest.approx(np.mean(by_draw))
     assert outcome.details["draws"]["map"] == pytest.approx(by_draw)
-    assert outcome.details["sd"]["map"] == pytest.approx(np.std(by_draw, ddof=1))
+    assert outcome.metrics["map"].sd == pytest.approx(np.std(by_draw, ddof=1))
     assert len(set(by_draw)) == 3
     assert outcome.details["chosen"] == [[each.resolved["c"]] for each in apart]
 

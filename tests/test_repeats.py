@@ -11,6 +11,7 @@ import pytest
 from classified import colours
 
 from harness import evaluate
+from harness.aggregates import values
 from harness.cli import main
 from harness.errors import HarnessError
 from harness.records import read_columns
@@ -159,3 +160,24 @@ def test_what_no_seed_moves_is_run_once_under_its_own_name(
 def test_fewer_than_one_seed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--task", "knn", "--model", "nano", "--seeds", "0"]) == 2
     assert "--seeds 0: at least 1" in capsys.readouterr().err
+
+
+def test_of_another_aggregate_seeds_stand_side_by_side_as_draws_do() -> None:
+    generator = np.random.default_rng(0)
+    present = generator.integers(0, 2, (20, 3)).astype(np.int8)
+    name = "mean_average_precision_area"
+    spec = MetricSpec("scores", "%", True, 100, aggregate=name, others=("present",))
+
+    def seeded() -> Outcome:
+        scores = generator.normal(size=(20, 3)).astype(np.float32)
+        ids = [str(place) for place in range(20)]
+        columns = {"image_id": ids, "scores": scores, "present": present}
+        return Outcome(columns, {"map": spec})
+
+    outcomes = [seeded(), seeded()]
+    joined = over_seeds(outcomes, [0, 1])
+    alone = [100 * values(name, [o.columns["scores"], present]).mean() for o in outcomes]
+    assert joined.details["scores"]["map"] == pytest.approx(alone)
+    together = 100 * values(name, [joined.columns["scores"], present]).mean()
+    assert together == pytest.approx(np.mean(alone))
+    assert joined.metrics["map"].sd == pytest.approx(np.std(alone, ddof=1))
