@@ -28,16 +28,19 @@ def evaluate(
     task: str | Sequence[str],
     model: str | Sequence[str],
     dataset: str | Sequence[str] = (),
+    test_on: str | Sequence[str] = (),
     **options: Any,
 ) -> list[Record]:
     """Run every (model, data set, task, protocol) named and return their records in that order,
-    also those that were there already; what is not applicable is left out. ``options`` are the
-    fields of ``harness.plan.Options``; paths may be text.
+    also those that were there already; what is not applicable is left out. On the data sets of
+    ``test_on`` the trained heads are judged too; their records follow those of each model.
+    ``options`` are the fields of ``harness.plan.Options``; paths may be text.
 
     Raises ``harness.errors.HarnessError`` for wrong use or bad input.
     """
     from harness.errors import HarnessError
-    from harness.plan import Options, plan
+    from harness.further import plan_further
+    from harness.plan import Options
     from harness.run import run
 
     for key in {"out", "data_root"} & options.keys():
@@ -47,7 +50,7 @@ def evaluate(
     if "protocols" in options:
         options["protocols"] = _names(options["protocols"])
     wanted = Options(_names(task), _names(model), _names(dataset), **options)
-    cells = plan(wanted)
+    cells = plan_further(_names(test_on), wanted)
     for _ in run(cells, wanted):
         pass
     if not any(cell.done for cell in cells):

@@ -51,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
         help="default: the task's own",
     )
     run.add_argument(
+        "--test-on",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="data sets of the same classes on which the trained head is judged too, without "
+        "training (linear)",
+    )
+    run.add_argument(
         "--protocol",
         action="append",
         default=[],

@@ -20,7 +20,7 @@ from pydantic import Field, StrictInt, model_validator
 from harness.aggregates import UNCLEAR
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
-from harness.data.dataset import Dataset, Role
+from harness.data.dataset import Dataset, Role, Target
 from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule, RuleText
@@ -38,6 +38,7 @@ from harness.task import (
 )
 
 FLOAT = 4  # bytes
+TOP = (1, 5)
 
 SelectionShare = Annotated[
     float,
@@ -173,6 +174,38 @@ def check_same_classes(train: Dataset, dataset: Dataset, role: Role) -> None:
             f"data set {dataset.name!r}: the classes of its {role} split are not those of its "
             f"train split ({_difference(train.classes, dataset.classes)})"
         )
+
+
+def check_further(head: Sequence[str], test: Dataset) -> None:
+    """Raises ``NotApplicable`` where a head that tells the classes ``head`` apart says nothing of
+    ``test``, and ``HarnessError`` for a class that it does not know and for labels out of range."""
+    if not any(right_classes(sample.target) for sample in test.samples):
+        raise NotApplicable(f"its {test.split} split has no labels")
+    if len(test.classes) < 2:
+        raise NotApplicable("its pictures are of one class only, and so each would be right")
+    strange = [name for name in test.classes if name not in set(head)]
+    if strange:
+        some = ", ".join(strange[:3]) + (" …" if len(strange) > 3 else "")
+        raise HarnessError(
+            f"data set {test.name!r}: {len(strange)} of its {len(test.classes)} classes are none "
+            f"of the {len(head)} that the head was trained for ({some})"
+        )
+    for sample in test.samples:
+        for label in right_classes(sample.target):
+            if not 0 <= label < len(test.classes):
+                raise HarnessError(
+                    f"data set {test.name!r}: the label of {sample.id}, {label}, is none of the "
+                    f"{len(test.classes)} classes"
+                )
+        if sample.target.label is None and sample.target.labels is None:
+            raise HarnessError(f"data set {test.name!r}: {sample.id} has no label")
+
+
+def right_classes(target: Target) -> tuple[int, ...]:
+    """The classes of which any is right for a picture; there may be none."""
+    if target.labels is not None:
+        return target.labels.present
+    return () if target.label is None else (target.label,)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

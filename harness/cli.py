@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from harness import terminal
-    from harness.plan import plan
+    from harness.further import plan_further
     from harness.progress import Silent, for_stream, remember_interrupts
 
     common = dict(
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
         **_machine(options),
     )
     runs = _runs(options, common)
-    cells = plan(*runs)
+    cells = plan_further(_names("test-on", options.test_on), *runs)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
     if options.dry_run:

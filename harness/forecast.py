@@ -122,9 +122,10 @@ def _shards(
     """The shards of a selector that the store has, by its manifest."""
     cutoff = None
     if selector.rule is not None:
-        first = next(each for each in ROLES if each in cell.requests)
+        trains = cell.base or cell
+        first = next(each for each in ROLES if each in trains.requests)
         estimated = cutoff_key(
-            running, cell.source(first, read.seed), selector.layer, selector.rule
+            running, trains.source(first, read.seed), selector.layer, selector.rule
         )
         cutoff = selector.rule.value
         if selector.rule.estimated:

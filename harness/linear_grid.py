@@ -7,14 +7,15 @@ dinov2/eval/linear.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from harness.backbone.architecture import Architecture
 from harness.classification import SelectionShare, TokenProtocol, selector_of
+from harness.data.dataset import Dataset, Role
 from harness.features.select import Selector, TokenName, applicable
 from harness.probes.linear import Head
 from harness.task import NotApplicable
@@ -114,6 +115,35 @@ class Point(NamedTuple):
         rate = self.learning_rate * batch_size / _RATED_AT
         name = f"{self.n_last_blocks} {self.avgpool} {self.learning_rate!r}"
         return Head(name, ends[blocks - self.n_last_blocks], stop, rate)
+
+
+class Choice(NamedTuple):
+    """Top-1 in % of every head on the pictures that choose, and which heads diverged."""
+
+    scores: tuple[float, ...]
+    diverged: tuple[bool, ...]
+
+    @property
+    def best(self) -> int:
+        """The first of equals, in grid order."""
+        return self.scores.index(max(self.scores))
+
+    def grid(self, points: Sequence[Point]) -> list[dict[str, Any]]:
+        """All of it, as a record tells it."""
+        return [
+            {**point._asdict(), "top1_on_selection": round(score, 4), "diverged": diverged}
+            for point, score, diverged in zip(points, *self, strict=True)
+        ]
+
+
+def kept_roles(protocol: LinearProtocol, datasets: Mapping[Role, Dataset]) -> list[Role]:
+    """The roles whose features are kept to train on, and to choose on."""
+    if isinstance(protocol, StreamedLinearProtocol):
+        return []
+    labelled = "select" in datasets and any(
+        sample.target.label is not None for sample in datasets["select"].samples
+    )
+    return ["train", "select"] if labelled else ["train"]
 
 
 def selectors_of(

@@ -127,6 +127,8 @@ class Cell:
     checkpoint_sha256: str | None = None
     weights_digest: str | None = None  # where the plan knows it
     weights_from: str = "released"
+    base: Cell | None = None
+    """Of a further test set: the cell that trains the head."""
 
     @property
     def requests(self) -> Mapping[Role, TokenRequest]:
@@ -151,8 +153,9 @@ class Cell:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of the pictures of every role that is read."""
-        return {role: self.dataset.fingerprints[role] for role in self.requests}
+        """Of the pictures of every role that is read, or that the head was trained with."""
+        trained = {} if self.base is None else self.base.fingerprints
+        return {**trained, **{role: self.dataset.fingerprints[role] for role in self.requests}}
 
     @property
     def passes(self) -> dict[Hashable, int]:
@@ -243,7 +246,7 @@ def plan(*runs: Options) -> list[Cell]:
                     except NotApplicable as error:
                         cell.reason = str(error)
                     else:
-                        _look_for_result(cell, common)
+                        look_for_result(cell, common)
     return list(cells.values())
 
 
@@ -354,7 +357,7 @@ def _seeds(task: Task[Any], protocol: Protocol, options: Options) -> range:
     return range(options.seed, options.seed + count)
 
 
-def _look_for_result(cell: Cell, options: Options) -> None:
+def look_for_result(cell: Cell, options: Options) -> None:
     """Set ``done`` if this very cell has been run; refuse to replace another kind of result."""
     if options.overwrite:
         return

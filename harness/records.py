@@ -2,11 +2,13 @@
 
 A result is two files: ``<protocol>.json`` with everything a table needs, and beside it
 ``<protocol>.parquet`` with one row a picture, from which intervals and paired tests are computed
-again. The JSON names the parquet's sha256, so a pair that does not belong together is seen.
+again. The JSON names the parquet's sha256, so a pair that does not belong together is seen. Where a
+head was trained there is a third, ``<protocol>.head.safetensors``, named in the same way. A result
+is whole without it (it may be too large to publish); a head that is another is damage.
 
-Both are written whole under other names before either is renamed (`atomic.py`), the parquet first.
-Whoever is killed before the second rename leaves no JSON or one that disowns its parquet: an
-unfinished or a damaged cell, which is run again, and never a wrong number. Both renames happen
+All are written whole under other names before any is renamed (`atomic.py`), the JSON last.
+Whoever is killed before the last rename leaves no JSON or one that disowns its parquet: an
+unfinished or a damaged cell, which is run again, and never a wrong number. The renames happen
 under one lock on the results folder, so that two runs at once leave a pair of one of them.
 """
 
@@ -29,6 +31,7 @@ from harness.schema import (
     BadPictureFacts,
     Cost,
     DatasetFacts,
+    HeadFacts,
     Metric,
     ModelFacts,
     PerPicture,
@@ -49,6 +52,7 @@ __all__ = [
     "Cost",
     "DamagedResult",
     "DatasetFacts",
+    "HeadFacts",
     "Metric",
     "ModelFacts",
     "PerPicture",
@@ -60,6 +64,7 @@ __all__ = [
     "finished",
     "read",
     "read_columns",
+    "read_head",
     "record_path",
     "write",
 ]
@@ -69,13 +74,15 @@ class DamagedResult(HarnessError):
     """A result whose files are broken or do not belong together. Its cell is to be run again."""
 
 
-def write(path: Path, record: Record, columns: Mapping[str, Column]) -> Record:
-    """Store a result and its per-picture ``columns``: each ``[n]``, or of numbers ``[n, k]``, the
-    same n, at least one column.
+def write(
+    path: Path, record: Record, columns: Mapping[str, Column], head: bytes | None = None
+) -> Record:
+    """Store a result, its per-picture ``columns`` (each ``[n]``, or of numbers ``[n, k]``, the same
+    n, at least one column) and the file of its ``head``, where it has one.
 
     ``path`` as ``record_path`` gives it for this record. Returns the record with ``per_picture``
-    filled in. Raises ``HarnessError`` naming the path where it cannot be written: nothing that was
-    on the disk before is touched then, and no temporary file stays.
+    and ``head`` filled in. Raises ``HarnessError`` naming the path where it cannot be written:
+    nothing that was on the disk before is touched then, and no temporary file stays.
     """
     out = _results_folder(path)
     names = (record.dataset.name, record.task, record.model.name, record.protocol.name)
@@ -89,13 +96,18 @@ def write(path: Path, record: Record, columns: Mapping[str, Column]) -> Record:
         rows=rows,
         columns=list(columns),
     )
-    record = record.model_copy(update={"per_picture": per_picture})
+    files = {table_path: table}
+    facts = None
+    if head is not None:
+        facts = HeadFacts(file=_head_path(path).name, sha256=hashlib.sha256(head).hexdigest())
+        files[_head_path(path)] = head
+    record = record.model_copy(update={"per_picture": per_picture, "head": facts})
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(out):
             sweep(path.parent)
-            replace({table_path: table, path: text.encode() + b"\n"})
+            replace({**files, path: text.encode() + b"\n"})
     return record
 
 
@@ -163,11 +175,30 @@ def read_columns(path: Path) -> dict[str, NDArray[Any]]:
     return {name: _to_numpy(table.column(name)) for name in table.column_names}
 
 
+def read_head(path: Path, record: Record) -> bytes | None:
+    """The file of the head that the record at ``path`` names; None where there is none.
+
+    Raises ``DamagedResult`` for one that is not the record's.
+    """
+    if record.head is None:
+        return None
+    head_path = _head_path(path)
+    try:
+        data = head_path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HarnessError(f"{head_path}: cannot be read: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != record.head.sha256:
+        raise DamagedResult(f"{head_path}: not the head that {path.name} was made with")
+    return data
+
+
 def finished(path: Path) -> Record | None:
     """The record at ``path`` if it is whole; None where the cell has not been run (to its end).
 
-    Raises ``DamagedResult`` where JSON and table are broken or disagree. Whether a whole record is
-    of the very model, data and settings in question is the caller's to compare.
+    Raises ``DamagedResult`` where JSON, table and head are broken or disagree. Whether a whole
+    record is of the very model, data and settings in question is the caller's to compare.
     """
     try:
         if not path.exists():
@@ -211,7 +242,12 @@ def _results_folder(path: Path) -> Path:
 def _whole(path: Path) -> Record:
     record = read(path)
     _table_bytes(path, record)
+    read_head(path, record)
     return record
+
+
+def _head_path(path: Path) -> Path:
+    return path.with_suffix(".head.safetensors")
 
 
 def _table_bytes(path: Path, record: Record) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from harness import provenance, records, schema
+from harness import heads, provenance, records, schema
 from harness.aggregates import complete, score
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
@@ -30,11 +30,12 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import SHARD, Feature, Store
+from harness.further import selected_on, trained_on
 from harness.plan import Cell, Options, Repeat, scored_role
 from harness.progress import Progress, Silent
 from harness.registry import Registry
 from harness.repeats import over_seeds
-from harness.task import Batch, Context, Evaluation, Outcome, TokenRequest
+from harness.task import Batch, Context, Evaluation, HeadTask, Outcome, TokenRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,8 +148,20 @@ def _begin(
     options: Options,
     store: Store | None,
 ) -> _Running:
+    """A repeat before its first picture. That of a further test set takes over the head of its
+    base, the head's cut-offs, and the list of pictures that it was trained without."""
     repeat = cell.repeats[number]
-    cutoffs, passes = _cutoffs(backbone, cell, repeat, options, store)
+    head = None
+    if cell.base is not None:
+        base = cell.base.done
+        assert base is not None
+        head = heads.read(cell.base.path, base, backbone.weights_digest)
+        without = base.bad_pictures
+        scored.bad += [(f"{base.dataset.name}/{each.id}", each.reason) for each in without]
+    if head is None:
+        cutoffs, passes = _cutoffs(backbone, cell, repeat, options, store)
+    else:
+        cutoffs, passes = dict(head.cutoffs), 0
     scored.forward_passes += passes
     context = Context(
         backbone.architecture,
@@ -158,7 +171,12 @@ def _begin(
         cutoffs,
         str(backbone.device),
     )
-    return _Running(cell, repeat, cell.task.start(context), cutoffs, scored)
+    if head is None:
+        evaluation = cell.task.start(context)
+    else:
+        assert isinstance(cell.task, HeadTask)
+        evaluation = cell.task.judge(context, head)
+    return _Running(cell, repeat, evaluation, cutoffs, scored)
 
 
 def _cutoffs(
@@ -329,7 +347,7 @@ def _store(
             pictures=cell.dataset.whole[role],
         ),
         metrics=_metrics(outcome, fingerprint),
-        selected_on=outcome.selected_on,
+        selected_on=outcome.selected_on if cell.base is None else selected_on(cell),
         counts=dict(outcome.counts),
         details=dict(outcome.details),
         bad_pictures=[schema.BadPictureFacts(id=i, reason=reason) for i, reason in bad],
@@ -345,9 +363,11 @@ def _store(
         provenance=provenance.collect(options.seed, scored.started, command=options.command),
         limit=options.limit,
         variant=variant,
+        trained_on=trained_on(cell),
     )
+    head = None if outcome.head is None else heads.packed(outcome.head)
     try:
-        return path, records.write(path, record, outcome.columns)
+        return path, records.write(path, record, outcome.columns, head)
     except HarnessError as error:
         scores = ", ".join(f"{name} {m.value:.2f} {m.unit}" for name, m in record.metrics.items())
         raise HarnessError(f"{error} Not stored: {cell.entry.name}: {scores}") from None

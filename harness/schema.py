@@ -96,8 +96,9 @@ class ProtocolFacts(_Part):
 
 class DatasetFacts(_Part):
     """``fingerprint`` is of the pictures that were scored; ``fingerprints`` of those of every role
-    that was read (train, select, test). ``pictures`` is how many the whole split has, whatever a
-    limit left of them."""
+    that was read (train, select, test); of a further test set, train and select are those of the
+    data set that its head was trained on. ``pictures`` is how many the whole split has, whatever
+    a limit left of them."""
 
     name: str
     split: str
@@ -118,6 +119,20 @@ class PerPicture(_Part):
     sha256: Sha256
     rows: NonNegativeInt
     columns: list[str]
+
+
+class HeadFacts(_Part):
+    """The trained head beside the record: its file name and digest."""
+
+    file: str
+    sha256: Sha256
+
+
+class TrainedOn(_Part):
+    """Of a result on a further test set: the data set whose head was judged, and that head."""
+
+    dataset: str
+    head_sha256: Sha256
 
 
 class Cost(_Part):
@@ -165,6 +180,8 @@ class Record(_Part):
     details: Facts = Field(default_factory=dict)
     bad_pictures: list[BadPictureFacts] = Field(default_factory=list)
     per_picture: PerPicture | None = None
+    head: HeadFacts | None = None
+    trained_on: TrainedOn | None = None
     cost: Cost
     provenance: Provenance
     limit: NonNegativeInt | None = None

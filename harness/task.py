@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.backbone.vit import Layer, Precision, Read
     from harness.features.outliers import OutlierRule
     from harness.features.select import Selected, Selector
+    from harness.heads import Head
 
 
 class NotApplicable(Exception):
@@ -231,7 +232,7 @@ class Outcome:
 
     ``columns``, ``[n]`` or of numbers ``[n, k]``, always hold ``image_id``. ``selected_on`` says on
     what hyper-parameters were chosen, if any were; ``details`` is JSON-able and goes into the
-    record as it is.
+    record as it is. ``head`` is what a ``HeadTask`` trained: it is kept beside the record.
     """
 
     columns: Mapping[str, Sequence[str] | NDArray[np.generic]]
@@ -240,6 +241,7 @@ class Outcome:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     selected_on: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    head: Head | None = None
 
 
 P = TypeVar("P", bound=Protocol)
@@ -317,6 +319,30 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def start(self, context: Context[P]) -> Evaluation: ...
+
+
+class HeadTask(Task[P]):
+    """A task whose outcomes have a ``head`` that can be judged on further test sets of the same
+    classes (``--test-on``), without training."""
+
+    @abstractmethod
+    def further(
+        self,
+        architecture: Architecture,
+        datasets: Mapping[Role, Dataset],
+        test: Dataset,
+        protocol: P,
+        seed: int = 0,
+    ) -> TokenRequest:
+        """What is to be read of ``test``, for a head trained on ``datasets``.
+
+        Raises ``NotApplicable`` with a reason, and ``HarnessError`` for a class that the head does
+        not know.
+        """
+
+    @abstractmethod
+    def judge(self, context: Context[P], head: Head) -> Evaluation:
+        """Of ``context`` the data sets have the role test alone: the further one."""
 
 
 @cache

@@ -37,6 +37,7 @@ def plan_facts(cells: Sequence[Cell], forecast: Forecast) -> list[dict[str, Any]
             "dataset": cell.dataset.name,
             "task": cell.task.name,
             "protocol": cell.protocol.name,
+            "trained_on": cell.base.dataset.name if cell.base else None,
             "pictures": _pictures(cell),
             "forward_passes": sum(cell.passes.values()),
             "forward_passes_saved": forecast.saved_by([cell]),
@@ -60,6 +61,8 @@ def show_plan(cells: Sequence[Cell], forecast: Forecast | None = None) -> None:
     table = _table("model", "data set", "task", "protocol", *numbers, "state", right=numbers)
     for cell in cells:
         state = cell.state + (f": {cell.reason}" if cell.reason else "")
+        if cell.base is not None and cell.reason is None:
+            state += f" (head of {cell.base.dataset.name})"
         table.add_row(
             escape(cell.entry.name),
             escape(cell.dataset.name),
@@ -134,15 +137,16 @@ def show_results(
 
 
 def _protocol(record: Record) -> list[str]:
-    """The protocol's name and what sets the run apart from it."""
+    """The protocol's name, what its head was trained on if not here, and what sets the run apart
+    from it."""
     name = record.protocol.name + (" †" if record.selected_on == "test" else "")
-    apart = []
+    apart = [] if record.trained_on is None else [f"head of {record.trained_on.dataset}"]
     for key, value in record.variant.items():
         if key == "set" and isinstance(value, dict):
             apart += [f"{setting}={chosen}" for setting, chosen in value.items()]
         elif key == "skipped" and isinstance(value, list):
             apart.append(f"without {len(value)} bad pictures")
-        elif key != "weights":
+        elif key not in {"weights", "trained_on"}:
             apart.append(f"{key} {value}")
     return [name, *apart]
 

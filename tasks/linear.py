@@ -22,9 +22,11 @@ from torch import Tensor
 
 from harness.backbone.architecture import Architecture
 from harness.classification import (
+    TOP,
     Collector,
     check_classes,
     check_finite,
+    check_further,
     request_of,
     view_of,
 )
@@ -34,27 +36,31 @@ from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
 from harness.features.order import shuffled
 from harness.features.select import Selector
+from harness.heads import Head
+from harness.judged import JudgedEvaluation, linear_head
 from harness.linear_grid import (
+    Choice,
     LinearProtocol,
     Point,
     StoredLinearProtocol,
     StreamedLinearProtocol,
+    kept_roles,
     selectors_of,
 )
 from harness.probes.linear import Descent, LinearHeads
+from harness.probes.linear import Head as GridHead
 from harness.selection import held_out
 from harness.task import (
     Batch,
     Context,
     Evaluation,
+    HeadTask,
     MetricSpec,
     Outcome,
-    Task,
     TokenRequest,
 )
 
 _JUDGED_BYTES = 8  # a picture and head: the class, and the rank of the right one
-_TOP = (1, 5)
 
 
 class _Gathered(NamedTuple):
@@ -74,18 +80,6 @@ class _Trained(NamedTuple):
     heads: LinearHeads
 
 
-class _Choice(NamedTuple):
-    """Top-1 in % of every head on the pictures that choose, and which heads diverged."""
-
-    scores: tuple[float, ...]
-    diverged: tuple[bool, ...]
-
-    @property
-    def best(self) -> int:
-        """The first of equals, in grid order."""
-        return self.scores.index(max(self.scores))
-
-
 class LinearEvaluation(Evaluation):
     """Heads trained step by step as train is streamed, or at its end where features are kept; of
     test, what every head that is left says of each picture."""
@@ -97,7 +91,7 @@ class LinearEvaluation(Evaluation):
         self._selectors, self._points = selectors, tuple(context.protocol.points())
         self._collectors = {
             role: [Collector(context.datasets[role], each) for each in selectors]
-            for role in _kept(context.protocol, context.datasets)
+            for role in kept_roles(context.protocol, context.datasets)
         }
         self._places = {
             role: {sample.id: place for place, sample in enumerate(dataset.samples)}
@@ -106,7 +100,7 @@ class LinearEvaluation(Evaluation):
         }
         self._widths: tuple[int, ...] = ()
         self._trained: _Trained | None = None
-        self._choice: _Choice | None = None
+        self._choice: Choice | None = None
         self._counts: dict[str, int] = {}
         self._judged: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]] = []
 
@@ -233,9 +227,8 @@ class LinearEvaluation(Evaluation):
         return features.to(device), gathered.labels[rows].to(device)
 
     def _begin(self, points: tuple[Point, ...], steps: int) -> _Trained:
-        protocol, ends = self._protocol, self._ends()
-        blocks = max(protocol.n_last_blocks)
-        heads = [point.head(ends, blocks, protocol.batch_size) for point in points]
+        protocol = self._protocol
+        heads = [self._sees(point) for point in points]
         descent = Descent(steps, protocol.momentum, protocol.weight_decay, protocol.init_std)
         classes = len(self._context.datasets["train"].classes)
         return _Trained(
@@ -244,9 +237,9 @@ class LinearEvaluation(Evaluation):
             LinearHeads(heads, classes, descent, self._context.seed, self._context.device),
         )
 
-    def _chosen(self, scores: Sequence[float]) -> _Choice:
+    def _chosen(self, scores: Sequence[float]) -> Choice:
         finite = self._ready().heads.finite()
-        choice = _Choice(tuple(scores), tuple(not fine for fine in finite))
+        choice = Choice(tuple(scores), tuple(not fine for fine in finite))
         self._refuse_divergence(finite[choice.best])
         return choice
 
@@ -265,6 +258,10 @@ class LinearEvaluation(Evaluation):
     def _ends(self) -> list[int]:
         """Where each selector's columns begin in a matrix of all, and where all end."""
         return [0, *itertools.accumulate(self._widths)]
+
+    def _sees(self, point: Point) -> GridHead:
+        protocol = self._protocol
+        return point.head(self._ends(), max(protocol.n_last_blocks), protocol.batch_size)
 
     def _count(self, name: str, more: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + more
@@ -286,10 +283,7 @@ class LinearEvaluation(Evaluation):
         counts = dict(self._counts)
         if absent := sum(label not in known for label in labels.tolist()):
             counts["test_pictures_of_classes_not_in_train"] = absent
-        grid = [
-            {**point._asdict(), "top1_on_selection": round(score, 4), "diverged": diverged}
-            for point, score, diverged in zip(self._points, *choice, strict=True)
-        ]
+        grid = choice.grid(self._points)
         resolved = {**best._asdict(), "layers": [each.layer for each in self._selectors]}
         for rule in (each.rule for each in self._selectors if each.rule is not None):
             resolved["outlier_cutoff"] = self._context.cutoffs[rule]
@@ -297,15 +291,22 @@ class LinearEvaluation(Evaluation):
             "image_id": [test.samples[place].id for place in places.tolist()],
             "label": labels,
             "predicted": predicted[:, head],
-            **{f"top{top}": rank[:, head] < top for top in _TOP},
+            **{f"top{top}": rank[:, head] < top for top in TOP},
         }
         return Outcome(
             columns,
-            {f"top{top}": MetricSpec(f"top{top}", "%", True, 100) for top in _TOP},
+            {f"top{top}": MetricSpec(f"top{top}", "%", True, 100) for top in TOP},
             counts,
             resolved,
             "select" if "select" in self._collectors else self._protocol.selected_on,
             {"chosen": grid[choice.best], "grid": grid},
+            linear_head(
+                trained.heads.weights(head),
+                self._sees(best),
+                self._selectors,
+                self._context,
+                resolved,
+            ),
         )
 
     def state(self) -> object:
@@ -342,17 +343,7 @@ def _labels(dataset: Dataset, places: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.array(labels, np.int64))
 
 
-def _kept(protocol: LinearProtocol, datasets: Mapping[Role, Dataset]) -> list[Role]:
-    """The roles whose features are kept to train on, and to choose on."""
-    if isinstance(protocol, StreamedLinearProtocol):
-        return []
-    labelled = "select" in datasets and any(
-        sample.target.label is not None for sample in datasets["select"].samples
-    )
-    return ["train", "select"] if labelled else ["train"]
-
-
-class Linear(Task[LinearProtocol]):
+class Linear(HeadTask[LinearProtocol]):
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "linear classifiers, a grid trained together (top-1, top-5)"
     protocols: Mapping[str, LinearProtocol] = {
@@ -367,7 +358,7 @@ class Linear(Task[LinearProtocol]):
         protocol: LinearProtocol,
         seed: int = 0,
     ) -> dict[Role, TokenRequest]:
-        kept = _kept(protocol, datasets)
+        kept = kept_roles(protocol, datasets)
         check_classes(datasets, ["train", *kept[1:], "test"])
         request = request_of(protocol, architecture, selectors_of(protocol, architecture, seed))
         heads = len(protocol.points())
@@ -391,6 +382,22 @@ class Linear(Task[LinearProtocol]):
         return LinearEvaluation(
             context, selectors_of(context.protocol, context.architecture, context.seed)
         )
+
+    def further(
+        self,
+        architecture: Architecture,
+        datasets: Mapping[Role, Dataset],
+        test: Dataset,
+        protocol: LinearProtocol,
+        seed: int = 0,
+    ) -> TokenRequest:
+        check_further(datasets["train"].classes, test)
+        request = request_of(protocol, architecture, selectors_of(protocol, architecture, seed))
+        return replace(request, bytes_per_picture=_JUDGED_BYTES)
+
+    def judge(self, context: Context[LinearProtocol], head: Head) -> JudgedEvaluation:
+        selectors = selectors_of(context.protocol, context.architecture, context.seed)
+        return JudgedEvaluation(context, head, selectors)
 
 
 LINEAR = Linear()

@@ -167,7 +167,7 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
                 f"suffix, or outside a class's folder): {_some(ignored)}",
             )
         )
-    if isinstance(dataset, FolderDataset) and "train" not in report.splits and role == "test":
+    if report.format == "folder" and "train" not in report.splits and role == "test":
         findings.append(
             Finding("warning", f"{where}: there is no train/ beside it; tasks that learn need one")
         )

@@ -24,6 +24,7 @@ from harness.data.files import read_lines
 from harness.data.folder import read_folder
 from harness.data.generated import COUNT, GeneratedDataset
 from harness.data.imagenet import read_imagenet
+from harness.data.imagenet_tests import read_class_folders, read_real
 from harness.data.parquet import read_parquet
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
@@ -245,6 +246,35 @@ class ImageNetEntry(_Entry):
         return read_imagenet(name, root)
 
 
+class ImageNetTestEntry(_Entry):
+    """A test set of ImageNet's classes: ``root`` holds a folder a class, called by its WordNet id
+    or its number (ImageNet-V2, -A, -R, -Sketch)."""
+
+    format: Literal["imagenet-test"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return read_class_folders(name, root)
+
+
+class ImageNetRealEntry(_Entry):
+    """ImageNet's validation pictures with all classes that are right for each. ``root`` is as of
+    ``imagenet``; ``labels`` is a ``real.json`` there, if not the one in timm."""
+
+    format: Literal["imagenet-real"]
+    root: str = Field(min_length=1)
+    labels: Relative | None = None
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root] if self.labels is None else [root, root / self.labels]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return read_real(name, root, None if self.labels is None else root / self.labels)
+
+
 class OfficialEntry(_Entry):
     """A data set in the layout of its release, which ``format`` names. For those that torchvision
     reads ``root`` is what torchvision calls ``root``."""
@@ -323,6 +353,8 @@ Entry = (
     | FolderEntry
     | GeneratedEntry
     | ImageNetEntry
+    | ImageNetRealEntry
+    | ImageNetTestEntry
     | OfficialEntry
     | ParquetEntry
     | RevisitedEntry
@@ -334,6 +366,8 @@ FORMATS: Mapping[str, type[Entry]] = {
     "folder": FolderEntry,
     "generated": GeneratedEntry,
     "imagenet": ImageNetEntry,
+    "imagenet-real": ImageNetRealEntry,
+    "imagenet-test": ImageNetTestEntry,
     "parquet": ParquetEntry,
     "revisited": RevisitedEntry,
     "scenes": ScenesEntry,

@@ -104,10 +104,11 @@ def refuse_empty(root: Path, found: Found) -> None:
 
 
 def find(root: Path, split: str) -> Found:
-    """The pictures below ``root/split/<class>``. Raises ``HarnessError``."""
+    """The pictures below ``root/split/<class>``, or ``root/<class>`` with an empty ``split``.
+    Raises ``HarnessError``."""
     found = Found({}, [], [])
     for entry in _scan(root / split):
-        relative = f"{split}/{entry.name}"
+        relative = f"{split}/{entry.name}" if split else entry.name
         if entry.name.startswith(".") or not entry.is_dir():
             found.ignored.append(relative)
             continue

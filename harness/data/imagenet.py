@@ -58,10 +58,7 @@ def read_imagenet(name: str, root: Path) -> dict[Role, Dataset]:
     if (val := _find(root, "val")) is not None:
         parts["test"] = ("val", val)
     if "test" not in parts:
-        raise HarnessError(
-            f"{root}: no validation pictures: val/<wnid>/, val/ with labels, {VAL_TAR}, "
-            "data/validation-*.parquet and *validation-*.tar were looked for"
-        )
+        raise _no_validation(root)
     classes = tuple(sorted({wnid for _, found in parts.values() for wnid in found.wnids.values()}))
     places = {wnid: label for label, wnid in enumerate(classes)}
     for split, found in parts.values():
@@ -76,6 +73,26 @@ def read_imagenet(name: str, root: Path) -> dict[Role, Dataset]:
         labels = {each: places[found.wnids[each]] for each in sorted(found.wnids)}
         opened[role] = found.open(name, labels, classes)
     return opened
+
+
+def read_validation(name: str, root: Path) -> Dataset:
+    """The validation pictures alone, in any layout; labels are places among the sorted WordNet ids
+    that they have. Raises ``HarnessError``."""
+    found = _find(root, "val")
+    if found is None:
+        raise _no_validation(root)
+    classes = tuple(sorted(set(found.wnids.values())))
+    places = {wnid: label for label, wnid in enumerate(classes)}
+    return found.open(
+        name, {each: places[found.wnids[each]] for each in sorted(found.wnids)}, classes
+    )
+
+
+def _no_validation(root: Path) -> HarnessError:
+    return HarnessError(
+        f"{root}: no validation pictures: val/<wnid>/, val/ with labels, {VAL_TAR}, "
+        "data/validation-*.parquet and *validation-*.tar were looked for"
+    )
 
 
 def _find(root: Path, split: str) -> _Found | None:
@@ -223,7 +240,7 @@ def _file_name(stem: str, wnid: str) -> str:
 
 def _wnid(source: Path, label: int, stem: str) -> str:
     """The class of a label; a class that the picture's name says must be the same."""
-    wnids = _thousand()
+    wnids = thousand()
     if not 0 <= label < len(wnids):
         raise HarnessError(
             f"{source}: the label of {stem}, {label}, is none of the {len(wnids)} classes "
@@ -239,11 +256,17 @@ def _wnid(source: Path, label: int, stem: str) -> str:
 
 
 @cache
-def _thousand() -> tuple[str, ...]:
-    """The WordNet ids in sorted order, from the list in timm (which is found, not imported: that
-    would take torch)."""
+def thousand() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet-1k's classes, in sorted order."""
+    return tuple(sorted(timm_list("imagenet_synsets.txt").read_text(encoding="ascii").split()))
+
+
+def timm_list(name: str) -> Path:
+    """A list of ImageNet's that timm carries (which is found, not imported: that would take
+    torch). Raises ``HarnessError`` where timm has it not."""
     spec = find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise HarnessError("timm is not installed, whose list of ImageNet's classes is needed")
-    path = Path(spec.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
-    return tuple(sorted(path.read_text(encoding="ascii").split()))
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "data/_info" / name
+        if path.is_file():
+            return path
+    raise HarnessError(f"timm, whose {name} is needed, is not installed, or lacks it")

@@ -211,6 +211,16 @@ class LinearHeads:
                 ours.copy_(theirs)
 
 
+def first_right(scores: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``scores [B, C]``, each ``[B]``: the class that comes first, and how many classes stand
+    before the first one that is ``right [B, C]`` (C where none is, or a score is not finite). Of
+    equal scores the lowest class is first."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    sorted_right = right.gather(1, order)
+    told = sorted_right.any(1) & scores.isfinite().all(1)
+    return order[:, 0], sorted_right.int().argmax(1).where(told, scores.shape[1])
+
+
 def _softmax(scores: Tensor, out: Tensor) -> None:
     """Over the last dimension; the two may not overlap."""
     if scores.shape[-1] >= _FEW:

@@ -13,7 +13,8 @@ from harness.errors import HarnessError
 
 DETECTION = ["voc07", "voc12", "coco20k", "coco-val2017"]
 CLASSIFICATION = [
-    "imagenet", "imagenette", "cifar10", "cifar100", "aircraft", "cub", "caltech101", "cars", "dtd",
+    "imagenet", "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch",
+    "imagenette", "cifar10", "cifar100", "aircraft", "cub", "caltech101", "cars", "dtd",
     "flowers", "food", "pets", "sun397", "places205", "places365", "inat2018", "inat2021",
     "voc07-classes",
 ]  # fmt: skip
