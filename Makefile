@@ -40,6 +40,10 @@ bench: install
 	$(BIN)/harness bench lost
 	$(BIN)/harness bench paint
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
+	$(BIN)/harness bench knn
+	$(BIN)/harness bench linear
+	$(BIN)/harness bench logistic --limit 1000
+	$(BIN)/harness bench stored --model nano --dataset scenes-demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -34,13 +34,13 @@ def evaluate(
     """Run every (model, data set, task, protocol) named and return their records in that order,
     also those that were there already; what is not applicable is left out. On the data sets of
     ``test_on`` the trained heads are judged too; their records follow those of each model.
-    ``options`` are the fields of ``harness.plan.Options``; paths may be text.
+    ``options`` are the fields of ``harness.options.Options``; paths may be text.
 
     Raises ``harness.errors.HarnessError`` for wrong use or bad input.
     """
     from harness.errors import HarnessError
     from harness.further import plan_further
-    from harness.plan import Options
+    from harness.options import Options
     from harness.run import run
 
     for key in {"out", "data_root"} & options.keys():

@@ -14,7 +14,7 @@ from harness.arguments import parser
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
-    from harness.plan import Options
+    from harness.options import Options
 
 EXIT_DONE, EXIT_BAD, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:
     """What is asked for: one run in the command's own words, or those of its suites."""
-    from harness.plan import Options
+    from harness.options import Options
 
     models = _names("model", options.model)
     if not options.suite:
@@ -128,7 +128,7 @@ def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:
 
 def _extract(options: argparse.Namespace) -> int:
     from harness import export, terminal
-    from harness.plan import Options
+    from harness.options import Options
     from harness.progress import Silent, for_stream, remember_interrupts
 
     wanted = Options(

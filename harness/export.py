@@ -34,7 +34,8 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import SHARD, Store
-from harness.plan import OpenedDataset, Options, open_dataset, weights_from
+from harness.options import Options
+from harness.plan import OpenedDataset, open_dataset, weights_from
 from harness.progress import Progress, Silent
 from harness.registry import Registry
 from harness.task import NotApplicable, resolve_layers

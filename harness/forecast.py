@@ -18,7 +18,8 @@ from harness.features.keys import RunningModel, can_be_keyed, cutoff_key, featur
 from harness.features.select import Selector, width
 from harness.features.store import Store
 from harness.features.upkeep import kept
-from harness.plan import Cell, Options, Reading
+from harness.options import Options
+from harness.plan import Cell, Reading
 
 _ROW = 4 * 12 + 1  # bytes of geometry, and whether the picture has such a token
 

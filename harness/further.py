@@ -16,7 +16,8 @@ from harness import heads, records, schema
 from harness.data.catalog import Catalog
 from harness.data.dataset import ROLES, Dataset
 from harness.errors import BadPicture, HarnessError
-from harness.plan import Cell, OpenedDataset, Options, Repeat, look_for_result, open_dataset, plan
+from harness.options import Options
+from harness.plan import Cell, OpenedDataset, Repeat, look_for_result, open_dataset, plan
 from harness.task import HeadTask, NotApplicable, find_task, task_names
 
 if TYPE_CHECKING:

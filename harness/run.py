@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from harness import heads, provenance, records, schema
-from harness.aggregates import complete, score
+from harness import heads, records, schema
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
@@ -30,28 +26,15 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import SHARD, Feature, Store
-from harness.further import selected_on, trained_on
-from harness.plan import Cell, Options, Repeat, scored_role
+from harness.options import Options
+from harness.plan import Cell, Repeat
 from harness.progress import Progress, Silent
+from harness.recording import Scored, store_record
 from harness.registry import Registry
-from harness.repeats import over_seeds
-from harness.task import Batch, Context, Evaluation, HeadTask, Outcome, TokenRequest
+from harness.task import Batch, Context, Evaluation, HeadTask, TokenRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@dataclass
-class _Scored:
-    """A cell's outcomes, one for each repeat that has been run, and what all have cost."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    started: str = field(default_factory=provenance.utc_now)
-    pictures: int = 0
-    forward_passes: int = 0
-    seconds: float = 0.0
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    dtype: str = "fp32"
 
 
 @dataclass
@@ -62,7 +45,7 @@ class _Running:
     repeat: Repeat
     evaluation: Evaluation
     cutoffs: Mapping[OutlierRule, float]
-    scored: _Scored
+    scored: Scored
 
 
 def run(
@@ -106,7 +89,7 @@ def _run_group(
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
     failures = []
-    todo = [(cell, _Scored()) for cell in cells]
+    todo = [(cell, Scored()) for cell in cells]
     with exact_float32():
         # One repeat after the other: what their seed does not move is in the feature store, and in
         # memory once.
@@ -134,7 +117,7 @@ def _run_group(
                 if number + 1 < len(cell.repeats):
                     todo.append((cell, scored))
                     continue
-                cell.path, cell.done = _store(backbone, cell, scored, options)
+                cell.path, cell.done = store_record(backbone, cell, scored, options)
                 yield cell.path, cell.done
     if failures:
         raise HarnessError("; ".join(failures))
@@ -143,7 +126,7 @@ def _run_group(
 def _begin(
     backbone: Backbone,
     cell: Cell,
-    scored: _Scored,
+    scored: Scored,
     number: int,
     options: Options,
     store: Store | None,
@@ -304,113 +287,3 @@ def _batches(
     shard = SHARD if store is None else store.shard
     reader = Reader(backbone, dataset, wanted, tally, *how, shard, progress.advance)
     yield from batches(reader, features, all(o.repeat.requests[role].storable for o in listeners))
-
-
-def _store(
-    backbone: Backbone, cell: Cell, scored: _Scored, options: Options
-) -> tuple[Path, schema.Record]:
-    outcome = over_seeds(scored.outcomes, [repeat.seed for repeat in cell.repeats])
-    role = scored_role(cell.dataset)
-    fingerprint = cell.dataset.fingerprints[role]
-    bad = sorted(set(scored.bad))
-    variant = dict(cell.variant)
-    if bad:
-        variant["skipped"] = [identity for identity, _ in bad]
-    names = cell.dataset.name, cell.task.name, cell.entry.name, cell.protocol.name
-    path = records.record_path(options.out, *names, variant)
-    kind: Literal["released", "checkpoint", "random"] = options.weights
-    if cell.checkpoint_sha256 is not None:
-        kind = "checkpoint"
-    record = schema.Record(
-        task=cell.task.name,
-        model=schema.ModelFacts(
-            name=cell.entry.name,
-            entry=cell.entry.canonical(),
-            entry_digest=cell.entry.digest(),
-            checkpoint_sha256=cell.checkpoint_sha256,
-            weights=kind,
-            weights_digest=backbone.weights_digest,
-            registers=backbone.architecture.layout.registers,
-        ),
-        protocol=schema.ProtocolFacts(
-            name=cell.protocol.name,
-            version=cell.protocol.version,
-            hash=cell.protocol.hash(),
-            settings=cell.protocol.settings(),
-            resolved={**_input_facts(backbone), **outcome.resolved},
-        ),
-        dataset=schema.DatasetFacts(
-            name=cell.dataset.name,
-            split=cell.dataset.roles[role].split,
-            fingerprint=fingerprint,
-            fingerprints=cell.fingerprints,
-            pictures=cell.dataset.whole[role],
-        ),
-        metrics=_metrics(outcome, fingerprint),
-        selected_on=outcome.selected_on if cell.base is None else selected_on(cell),
-        counts=dict(outcome.counts),
-        details=dict(outcome.details),
-        bad_pictures=[schema.BadPictureFacts(id=i, reason=reason) for i, reason in bad],
-        cost=schema.Cost(
-            pictures=scored.pictures,
-            forward_passes=scored.forward_passes,
-            seconds=round(scored.seconds, 3),
-            images_per_second=round(scored.pictures / scored.seconds, 3) if scored.seconds else 0.0,
-            peak_memory_bytes=peak_memory(backbone.device),
-            device=device_name(backbone.device),
-            dtype=scored.dtype,
-        ),
-        provenance=provenance.collect(options.seed, scored.started, command=options.command),
-        limit=options.limit,
-        variant=variant,
-        trained_on=trained_on(cell),
-    )
-    head = None if outcome.head is None else heads.packed(outcome.head)
-    try:
-        return path, records.write(path, record, outcome.columns, head)
-    except HarnessError as error:
-        scores = ", ".join(f"{name} {m.value:.2f} {m.unit}" for name, m in record.metrics.items())
-        raise HarnessError(f"{error} Not stored: {cell.entry.name}: {scores}") from None
-
-
-def _input_facts(backbone: Backbone) -> dict[str, Any]:
-    facts = backbone.architecture
-    return {"mean": list(facts.mean), "std": list(facts.std), "patch": facts.patch}
-
-
-def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
-    """Scores with their bootstrap intervals over pictures, drawn the same for one fingerprint."""
-    metrics = {}
-    for name, spec in outcome.metrics.items():
-        columns = [np.asarray(outcome.columns[each]) for each in (spec.column, *spec.others)]
-        if spec.partial:
-            columns = complete(columns)
-        value, interval = score(spec.aggregate, columns, spec.scale, int(fingerprint[:8], 16))
-        metrics[name] = schema.Metric(
-            value=value,
-            low=interval.low,
-            high=interval.high,
-            unit=spec.unit,
-            higher_is_better=spec.higher_is_better,
-            column=spec.column,
-            scale=spec.scale,
-            shown=spec.shown,
-            sd=spec.sd,
-            aggregate=spec.aggregate,
-            others=list(spec.others),
-        )
-    return metrics
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator since the pass began, or of this whole process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu ({torch.get_num_threads()} threads)"

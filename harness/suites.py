@@ -28,7 +28,7 @@ from harness.registry import Text
 
 if TYPE_CHECKING:
     from harness.data.catalog import Catalog
-    from harness.plan import Options
+    from harness.options import Options
     from harness.registry import Registry
 
 SHIPPED = Path(__file__).with_name("suites.yaml")
@@ -150,11 +150,11 @@ class Suites:
         """The runs of these suites, in order.
 
         ``models`` and ``datasets`` replace each suite's own where any is named; ``common`` are the
-        fields of ``harness.plan.Options`` that all runs share. Raises ``HarnessError`` for an
+        fields of ``harness.options.Options`` that all runs share. Raises ``HarnessError`` for an
         unknown suite, one that names no models where none are given, and an unknown name in one.
         """
         from harness.data.catalog import Catalog
-        from harness.plan import Options
+        from harness.options import Options
         from harness.registry import Registry
 
         registry = Registry.load(common.get("model_files", ()))

@@ -50,15 +50,7 @@ from harness.linear_grid import (
 from harness.probes.linear import Descent, LinearHeads
 from harness.probes.linear import Head as GridHead
 from harness.selection import held_out
-from harness.task import (
-    Batch,
-    Context,
-    Evaluation,
-    HeadTask,
-    MetricSpec,
-    Outcome,
-    TokenRequest,
-)
+from harness.task import Batch, Context, Evaluation, HeadTask, MetricSpec, Outcome, TokenRequest
 
 _JUDGED_BYTES = 8  # a picture and head: the class, and the rank of the right one
 

@@ -12,7 +12,8 @@ import pytest
 from harness import records
 from harness.cli import main
 from harness.differences import Difference, differences
-from harness.plan import Cell, Options, plan
+from harness.options import Options
+from harness.plan import Cell, plan
 from harness.records import read, read_columns
 from harness.run import run
 

@@ -22,7 +22,7 @@ from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule
 from harness.further import plan_further
 from harness.judged import JudgedEvaluation
-from harness.plan import Options
+from harness.options import Options
 from harness.probes.linear import LinearHeads
 from harness.records import DamagedResult, read_columns
 from harness.run import run

@@ -26,7 +26,8 @@ from harness.data.within_side import WithinSide, WithinSideThrice
 from harness.differences import differences
 from harness.errors import BadPicture, HarnessError
 from harness.features.select import Selected
-from harness.plan import Options, plan
+from harness.options import Options
+from harness.plan import plan
 from harness.records import read_columns, record_path
 from harness.run import run
 from harness.schema import Record

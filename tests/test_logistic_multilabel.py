@@ -25,7 +25,8 @@ from harness.data.dataset import Dataset, Labels, Role, Sample, Target
 from harness.differences import differences
 from harness.errors import HarnessError
 from harness.features.select import Selected
-from harness.plan import Options, plan
+from harness.options import Options
+from harness.plan import plan
 from harness.records import read_columns, record_path
 from harness.run import run
 from harness.task import Context, NotApplicable, Outcome, Task

@@ -20,7 +20,7 @@ from harness.data.dataset import Dataset, First, Role
 from harness.data.generated import GeneratedDataset
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
-from harness.plan import Options
+from harness.options import Options
 from harness.records import finished, read, read_columns, record_path
 from harness.task import (
     Batch,

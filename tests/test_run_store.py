@@ -17,7 +17,7 @@ from harness.data.dataset import Role
 from harness.data.views import CentreCrop
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector, TokenName
-from harness.plan import Options
+from harness.options import Options
 from harness.progress import Silent
 from harness.schema import Record
 from harness.task import (

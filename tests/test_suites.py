@@ -37,6 +37,10 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "lost on scenes-demo (facet=value)",
         "knn, logistic on scenes-demo (resize=128; crop=128)",
         "linear on scenes-demo (resize=128; crop=128; min_steps=100)",
+        "logistic on scenes-demo (resize=128; crop=128; token=normal; draws=2)",
+        "logistic on scenes-demo (resize=128; crop=128; token=outlier; draws=2)",
+        "logistic on scenes-demo (resize=128; crop=128; token=cls)",
+        "logistic on scenes-demo (resize=128; crop=128; token=register; draws=2)",
     ]
 
 
@@ -225,6 +229,21 @@ def test_a_suite_can_be_listed_and_described(
     assert "lost on generated (lost, lost-swept-on-test)" in capsys.readouterr().out
     assert main(["suites", "--suites", file]) == 0
     assert "(name them with --model)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_data_sets_that_are_named_take_the_place_of_the_suites_own(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--suite", "classification", "--model", "tiny", "--dataset", "scenes-demo"]
+    assert main([*command, *arguments, "--dry-run", "--json"]) == 0
+    cells = printed(capsys)
+    assert {cell["dataset"] for cell in cells} == {"scenes-demo"}
+    assert [(cell["task"], Path(cell["path"]).stem.split("~")[0]) for cell in cells] == [
+        ("knn", "dinov2-knn"),
+        ("linear", "linear"),
+        ("logistic", "dinov2-logistic"),
+        ("logistic", "dinov2-logistic"),  # C chosen by the mean per class
+    ]
 
 
 def test_a_single_run_plans_as_it_would_in_a_suite(tiny_models: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
 from harness.bench.stored import stored
 from harness.errors import HarnessError
-from harness.plan import Options
+from harness.options import Options
 
 _LEAST = 1_000
 """Pictures: 200 neighbours and 10 clusters want some to choose among."""

@@ -19,7 +19,7 @@ from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, normalise, stream
 from harness.features.loading import processes
-from harness.plan import Options
+from harness.options import Options
 from harness.registry import Registry
 
 _REPEATS = 20

@@ -26,7 +26,7 @@ from harness.features.loading import processes
 from harness.features.order import Steps, indices
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Store
-from harness.plan import Options
+from harness.options import Options
 from harness.registry import ModelEntry, Registry
 from harness.task import Batch, Context, Protocol, TokenRequest, find_task
 

@@ -28,6 +28,8 @@ ROLES: tuple[Role, ...] = ("train", "select", "test")
 # Ghostscript. TIFF is left out because PIL turns it by its orientation tag while loading.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm"})
+IGNORED = 255
+"""In ``Dense.semantic``: a pixel that is of no class and counts for nothing."""
 MAX_PIXELS = 2**26
 """A picture of more pixels (67 million: a 201 MB array) is taken for a decompression bomb."""
 
@@ -90,11 +92,11 @@ class Dense:
     lacks is None."""
 
     semantic: NDArray[np.uint8] | None = None
-    """The place of the pixel's class in ``Dataset.semantic_classes``."""
+    """The place of the pixel's class in ``Dataset.semantic_classes``, or ``IGNORED``."""
     instances: NDArray[np.uint8] | None = None
     """0 where there is no object; else the number of the object, from 1."""
     depth: NDArray[np.float32] | None = None
-    """Metres along the camera's axis."""
+    """Metres along the camera's axis; 0 where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ class Sample:
 
     The size is what the annotation says, or the picture's header where it says nothing: it serves
     to plan. Where the two disagree, the pixels that ``Dataset.picture`` gives are the truth.
-    ``(0, 0)`` is a size that neither tells; reading such a picture raises ``BadPicture``.
+    ``(0, 0)`` is a size that neither tells; reading such a picture raises ``BadPicture``. Pictures
+    of one ``scene`` (frames of a video, shots of a room) are not independent of each other.
     """
 
     id: str
     size: tuple[int, int]
     target: Target = field(default_factory=Target)
+    scene: str | None = None
 
 
 class Dataset:

@@ -4,12 +4,13 @@ that exclude each other (softmax), and here what one-vs-rest shares with it (`on
 The objective is scikit-learn's ``LogisticRegression``: C times the sum of the log-losses plus half
 the squared weights; biases are free. In the coordinates of the principal components, and divided by
 the diagonal of its Hessian there, it is so much rounder that L-BFGS (Nocedal and Wright, "Numerical
-Optimization", 2006, algorithm 7.4) from the optimum of the last C needs a few steps where it needs
+Optimization", 2006, algorithm 7.4) from where the last optima lead needs a few steps where it needs
 hundreds in the features' own. Nothing of a data set is in here.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ _MEMORY = 20  # steps that the approximate Hessian is made of
 _SLOPE = 0.5  # of the first slope, what may be left where a line search ends
 _DECREASE = 1e-4  # of the decrease that the first slope promises, what must be reached
 _TRIALS = 40  # of a line search
+_LOOKED_BACK = 3  # optima that tell where the next may be
 _BLOCK = 4_096  # rows that are squared at a time
 
 
@@ -75,6 +77,7 @@ class Path(ABC):
         self._weights = self._rows.new_zeros(len(biases), self._rows.shape[1])
         self._weights[:, -1] = biases.to(place)
         self._logits = self._weights[:, -1:].repeat(1, len(rows))
+        self._optima: deque[tuple[float, Tensor]] = deque(maxlen=_LOOKED_BACK)
 
     @abstractmethod
     def _loss(self, logits: Tensor, residual: Tensor) -> float:
@@ -86,16 +89,17 @@ class Path(ABC):
         ``[K, part]``, where the gradient is ``residual``."""
 
     def _fit(self, c: float, tolerance: float, max_steps: int) -> tuple[float, int, bool]:
-        """Go to the optimum at ``c`` from that of the last call: the objective there, the steps,
-        and whether it was reached.
+        """Go to the optimum at ``c`` from where the last calls lead: the objective there, the
+        steps, and whether it was reached.
 
-        Done when half the squared gradient, divided by the Hessian's diagonal, is at most
-        ``tolerance`` times the objective: an estimate of the share of it that is left to gain.
+        Done when half the squared gradient, divided by the Hessian's diagonal or by what the last
+        steps tell of it, is at most ``tolerance`` times the objective: two estimates of the share
+        of it that is left to gain.
         """
         residual = torch.empty_like(self._logits)
-        loss = self._loss(self._logits, residual)
+        self._look_ahead(c, residual)
+        objective = self._objective(self._weights, self._logits, c, residual)
         gradient = self._gradient(residual, c)
-        objective = c * loss + float(self._penalised(self._weights, self._weights)) / 2
         diagonal = self._diagonal(residual, c)
         pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
         steps = 0
@@ -105,12 +109,12 @@ class Path(ABC):
             enough = tolerance * objective
             if steps and (steps % _MEMORY == 0 or _left(gradient, diagonal) <= enough):
                 diagonal = self._diagonal(residual, c)
-            done = _left(gradient, diagonal) <= enough
+            direction = _direction(gradient, diagonal, pairs)
+            slope = float(torch.vdot(gradient.flatten(), direction.flatten()))
+            done = max(_left(gradient, diagonal), -slope / 2) <= enough
             if done or steps == max_steps:
                 break
-            direction = _direction(gradient, diagonal, pairs)
             ahead = direction @ self._rows.T
-            slope = float(torch.vdot(gradient.flatten(), direction.flatten()))
             found = self._search(direction, ahead, residual, c, objective, slope)
             if found is None:  # rounding hides what is left to gain
                 break
@@ -124,7 +128,28 @@ class Path(ABC):
             if product > 0:
                 pairs.append((moved, change, 1 / product))
             steps += 1
+        if self._optima and self._optima[-1][0] == math.log(c):
+            self._optima.pop()
+        self._optima.append((math.log(c), self._weights))
         return objective, steps, done
+
+    def _look_ahead(self, c: float, residual: Tensor) -> None:
+        """Begin where the last optima lead, if that is lower than the last of them: weights run
+        smoothly over log C. Of the lines and parabolas that a path leaves, the lowest is taken."""
+        lowest = self._objective(self._weights, self._logits, c, residual)
+        for count in range(2, len(self._optima) + 1):
+            last = list(self._optima)[-count:]
+            shares = _lagrange([place for place, _ in last], math.log(c))
+            weights = torch.zeros_like(self._weights)
+            for share, (_, each) in zip(shares, last, strict=True):
+                weights.add_(each, alpha=share)
+            logits = weights @ self._rows.T
+            there = self._objective(weights, logits, c, residual)
+            if there < lowest:
+                lowest, self._weights, self._logits = there, weights, logits
+
+    def _objective(self, weights: Tensor, logits: Tensor, c: float, residual: Tensor) -> float:
+        return c * self._loss(logits, residual) + float(self._penalised(weights, weights)) / 2
 
     def _penalised(self, one: Tensor, other: Tensor) -> Tensor:
         return (self._penalty * one * other).sum()
@@ -231,12 +256,20 @@ def logistic_path(
     tolerance: float = 1e-8,
     max_steps: int = 1000,
 ) -> Iterator[LogisticHead]:
-    """Heads at ``strengths`` of rising C, each begun where the last ended."""
+    """Heads at ``strengths`` of rising C, each begun where the last ones lead."""
     if list(strengths) != sorted(strengths):
         raise ValueError("strengths must rise")
     path = LogisticPath(features, labels, device)
     for c in strengths:
         yield path.fit(c, tolerance, max_steps)
+
+
+def _lagrange(places: Sequence[float], at: float) -> list[float]:
+    """What each of the values at ``places`` counts in the polynomial through them, ``at``."""
+    return [
+        math.prod((at - other) / (place - other) for other in places if other != place)
+        for place in places
+    ]
 
 
 def _left(gradient: Tensor, diagonal: Tensor) -> float:

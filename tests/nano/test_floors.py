@@ -22,7 +22,7 @@ from harness.data.views import Crop, Geometry
 from harness.errors import HarnessError
 from harness.features.extract import normalise
 from harness.nano import floors
-from harness.plan import Options
+from harness.options import Options
 
 PATCH = 8
 DEPTH = 4

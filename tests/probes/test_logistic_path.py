@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
+from harness.probes import logistic
 from harness.probes.logistic import LogisticHead, LogisticPath, logistic_path
 
 EVERY = [float(c) for c in 10.0 ** np.linspace(-6, 5, 45)]
@@ -116,6 +117,25 @@ def test_starting_from_the_last_optimum_saves_steps() -> None:
     warm = sum(head.steps for head in logistic_path(features, labels, EVERY))
     cold = sum(next(logistic_path(features, labels, [c])).steps for c in EVERY)
     assert warm < cold
+
+
+def test_looking_ahead_from_the_last_optima_saves_half_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = clusters(400, 30, 6)
+    ahead = list(logistic_path(features, labels, EVERY))
+    monkeypatch.setattr(logistic, "_LOOKED_BACK", 1)
+    behind = list(logistic_path(features, labels, EVERY))
+    assert 2 * sum(head.steps for head in ahead) < sum(head.steps for head in behind)
+    for one, other in zip(ahead, behind, strict=True):
+        assert one.objective == pytest.approx(other.objective, rel=1e-5)
+
+
+def test_a_c_that_comes_twice_is_fitted_twice_alike() -> None:
+    features, labels = clusters(60, 5, 3)
+    first, second, third = logistic_path(features, labels, [0.1, 1.0, 1.0])
+    assert third.steps == 0 < second.steps
+    assert third.objective == pytest.approx(second.objective) and second.objective > first.objective
 
 
 def test_the_optimum_is_that_of_the_features_shifted_and_rotated() -> None:
