@@ -51,11 +51,13 @@ Names = Annotated[tuple[Text, ...], BeforeValidator(_listed), AfterValidator(_di
 
 
 class SuiteRun(BaseModel):
-    """One ``harness run`` of a suite. No data sets: each task's own; no protocols: its first."""
+    """One ``harness run`` of a suite. No models: the suite's; no data sets: each task's own; no
+    protocols: its first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: Names = Field(min_length=1)
+    models: Names = ()
     datasets: Names = ()
     protocols: Names = ()
     settings: dict[str, JsonValue] = Field(default_factory=dict)
@@ -67,7 +69,8 @@ class SuiteRun(BaseModel):
 
     def __str__(self) -> str:
         """``lost on voc07, voc12 (lost-swept; k=50)``."""
-        chosen = [", ".join(self.protocols)] if self.protocols else []
+        chosen = [f"models {', '.join(self.models)}"] if self.models else []
+        chosen += [", ".join(self.protocols)] if self.protocols else []
         chosen += [f"{setting}={value}" for setting, value in self.settings.items()]
         text = ", ".join(self.tasks)
         text += f" on {', '.join(self.datasets)}" if self.datasets else ""
@@ -133,6 +136,7 @@ class Suites:
 
         each(suite.models, ("models",), registry.entry)
         for number, run in enumerate(suite.runs):
+            each(run.models, ("runs", number, "models"), registry.entry)
             each(run.tasks, ("runs", number, "tasks"), find_task)
             each(run.datasets, ("runs", number, "datasets"), catalog.entry)
             try:
@@ -162,11 +166,12 @@ class Suites:
         runs = []
         for name in names:
             suite = self.suite(name)
-            if not models and not suite.models:
+            if not models and not suite.models and not all(run.models for run in suite.runs):
                 raise HarnessError(f"suite {name!r} is for any model: name some with --model")
             self.check(name, registry, catalog)
             for run in suite.runs:
-                facts: dict[str, Any] = {"models": models or suite.models, **dict(run)}
+                facts: dict[str, Any] = dict(run)
+                facts["models"] = models or run.models or suite.models
                 facts["datasets"] = datasets or run.datasets
                 runs.append(Options(**facts, **common))
         return runs

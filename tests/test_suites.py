@@ -37,10 +37,12 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "lost on scenes-demo (facet=value)",
         "knn, logistic on scenes-demo (resize=128; crop=128)",
         "linear on scenes-demo (resize=128; crop=128; min_steps=100)",
-        "logistic on scenes-demo (resize=128; crop=128; token=normal; draws=2)",
-        "logistic on scenes-demo (resize=128; crop=128; token=outlier; draws=2)",
-        "logistic on scenes-demo (resize=128; crop=128; token=cls)",
-        "logistic on scenes-demo (resize=128; crop=128; token=register; draws=2)",
+        "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=normal; "
+        "outliers=29.5; draws=2; c_low=-3; c_high=2; c_count=11)",
+        "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=outlier; "
+        "outliers=29.5; draws=2; c_low=-3; c_high=2; c_count=11)",
+        "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=register; "
+        "draws=2; c_low=-3; c_high=2; c_count=11)",
     ]
 
 
@@ -229,6 +231,23 @@ def test_a_suite_can_be_listed_and_described(
     assert "lost on generated (lost, lost-swept-on-test)" in capsys.readouterr().out
     assert main(["suites", "--suites", file]) == 0
     assert "(name them with --model)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_may_be_of_some_models_alone(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+some:
+  models: [tiny, tiny-reg4]
+  runs:
+    - {tasks: [lost], datasets: [generated]}
+    - {tasks: [lost], datasets: [generated], settings: {k: 5}, models: [tiny-reg4]}
+"""
+    command += ["--suites", str(write(tmp_path, text)), "--suite", "some", "--dry-run", "--json"]
+    assert main(command) == 0
+    assert [cell["model"] for cell in printed(capsys)] == ["tiny", "tiny-reg4", "tiny-reg4"]
+    assert main([*command, "--model", "tiny"]) == 0
+    assert [cell["model"] for cell in printed(capsys)] == ["tiny", "tiny"]
 
 
 def test_data_sets_that_are_named_take_the_place_of_the_suites_own(
