@@ -138,8 +138,14 @@ class Dataset:
         return decode(self.read(index), self.where(index))
 
     def dense(self, index: int) -> Dense:
-        """What is known of every pixel of picture ``index``; read apart, because it is large."""
+        """What is known of every pixel of picture ``index``; read apart, because it is large.
+        Raises ``BadPicture``."""
         return Dense()
+
+    def dense_mark(self, index: int) -> str | None:
+        """What the fingerprint holds of ``dense(index)``, told without reading it: the name and
+        size in bytes of its file, and how it is read. None where there is none."""
+        return None
 
     def sizes(self) -> set[tuple[int, int]]:
         """The stored sizes that there are among its pictures."""
@@ -156,11 +162,14 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 over ids, sizes and labels in order: two data sets agree if and only if it does.
 
-        Pixels are not read: a picture that was re-encoded keeps its fingerprint.
+        Pixels are not read: a picture that was re-encoded keeps its fingerprint, and of masks and
+        depth only ``dense_mark`` goes in.
         """
         digest = hashlib.sha256()
-        for sample in self.samples:
+        for index, sample in enumerate(self.samples):
             line = [sample.id, *sample.size, _canonical(sample.target)]
+            if (mark := self.dense_mark(index)) is not None:
+                line.append(mark)
             digest.update(json.dumps(line, ensure_ascii=True).encode() + b"\n")
         return digest.hexdigest()
 
@@ -188,6 +197,9 @@ class First(Dataset):
 
     def dense(self, index: int) -> Dense:
         return self._whole.dense(index)
+
+    def dense_mark(self, index: int) -> str | None:
+        return self._whole.dense_mark(index)
 
     def where(self, index: int) -> str:
         return self._whole.where(index)
@@ -224,7 +236,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bomb(image, name)
+            refuse_bomb(image, name)
             return np.array(image.convert("RGB"))
     except BadPicture:
         raise
@@ -247,7 +259,7 @@ def header_size(path: Path | BinaryIO) -> tuple[int, int]:
         return (0, 0)
 
 
-def _refuse_bomb(image: Image.Image, name: str) -> None:
+def refuse_bomb(image: Image.Image, name: str) -> None:
     """Before anything is allocated. PIL's own check is a process-wide setting, and only warns."""
     width, height = image.size
     if width * height > MAX_PIXELS:

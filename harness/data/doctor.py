@@ -9,11 +9,16 @@ from typing import Literal
 from harness.data.catalog import Catalog
 from harness.data.dataset import Dataset, Role
 from harness.data.folder import FolderDataset
+from harness.data.label_tally import LabelTally
+from harness.data.pairs import PairedDataset
 from harness.errors import BadPicture, HarnessError
 
 Level = Literal["ok", "warning", "error"]
 LEFTOVER = ".fetch-*"
 _SHOWN = 3
+_MOST = 10
+"""Labels that are wrong are often all wrong in one way."""
+_SKIP = "replace it, or run with --on-bad-image skip"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,9 @@ def examine(
     decode: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Look at the data set ``name``. With ``decode`` every picture is decoded (minutes), and
-    ``progress(done, total)`` is called for each.
+    """Look at the data set ``name``; of masks and depth, read the first of each split. With
+    ``decode`` every picture is decoded with its labels (minutes), and ``progress(done, total)`` is
+    called for each.
 
     Raises ``HarnessError`` for an unknown name only: all else is a finding.
     """
@@ -83,6 +89,8 @@ def examine(
         return report
     for role, dataset in opened.items():
         _look_at(role, dataset, report, fetch)
+        if not decode:
+            _read_labels(role, dataset, report)
     for sentence in catalog.unexpected(name, opened):
         report.findings.append(Finding("error", sentence, _again(report, fetch)))
     if decode:
@@ -117,13 +125,14 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
         missing=len(missing),
         boxes=sum(counts),
         without_boxes=empty,
-        classes=len(dataset.classes),
+        classes=len(dataset.classes or dataset.semantic_classes),
         fingerprint=dataset.fingerprint(),
     )
     where = f"{role} ({dataset.split})"
     findings = report.findings
     if missing:
-        what = f"{where}: {len(missing):,} pictures are missing: {_some(missing)}"
+        kind = "pictures or their labels" if isinstance(dataset, PairedDataset) else "pictures"
+        what = f"{where}: {len(missing):,} {kind} are missing: {_some(missing)}"
         findings.append(Finding("error", what, _again(report, fetch)))
     else:
         findings.append(
@@ -173,6 +182,31 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
         )
 
 
+def _read_labels(role: Role, dataset: Dataset, report: Report) -> None:
+    absent = set(dataset.missing())
+    there = (place for place, sample in enumerate(dataset.samples) if sample.id not in absent)
+    first = next(there, None)
+    if first is not None:
+        tally, size = LabelTally(dataset), dataset.samples[first].size
+        tally.add(first, None if size == (0, 0) else size)
+        _tell_labels(f"{role} ({dataset.split})", tally, report)
+
+
+def _tell_labels(where: str, tally: LabelTally, report: Report) -> None:
+    findings = report.findings
+    findings.extend(Finding("error", what, _SKIP) for what in tally.bad[:_MOST])
+    if len(tally.bad) > _MOST:
+        more = len(tally.bad) - _MOST
+        findings.append(Finding("error", f"{where}: {more:,} more labels are bad", _SKIP))
+    findings.extend(Finding("ok", f"{where}: {what}") for what in tally.said())
+    if doubtful := tally.doubtful():
+        findings.append(
+            Finding(
+                "warning", f"{where}: {doubtful}", "set scale: (1000: millimetres) in its entry"
+            )
+        )
+
+
 def _decode(
     role: Role,
     dataset: Dataset,
@@ -184,6 +218,7 @@ def _decode(
     absent = set(dataset.missing())
     bad: list[str] = []
     resized: list[str] = []
+    tally = LabelTally(dataset)
     for index, sample in enumerate(dataset.samples):
         if sample.id not in absent:
             try:
@@ -191,14 +226,13 @@ def _decode(
                 if sample.size not in ((width, height), (0, 0)):
                     annotated = f"{sample.size[0]}x{sample.size[1]}"
                     resized.append(f"{sample.id} (annotated {annotated}, stored {width}x{height})")
+                tally.add(index, (width, height))
             except BadPicture as error:
                 bad.append(str(error))
         done += 1
         progress(done, total)
     where = f"{role} ({dataset.split})"
-    report.findings.extend(
-        Finding("error", what, "replace it, or run with --on-bad-image skip") for what in bad
-    )
+    report.findings.extend(Finding("error", what, _SKIP) for what in bad)
     if resized:
         report.findings.append(
             Finding(
@@ -210,6 +244,10 @@ def _decode(
         )
     if not bad:
         report.findings.append(Finding("ok", f"{where}: every picture that is there decodes"))
+    _tell_labels(where, tally, report)
+    if lacking := tally.absent():
+        what = f"{where}: {len(lacking):,} classes have no pixel here: {_some(lacking)}"
+        report.findings.append(Finding("warning", what))
     return done
 
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from harness.data import official, torchvision_sets
 from harness.data.coco import read_coco
-from harness.data.dataset import Dataset, Role, safe_relative
+from harness.data.dataset import Dataset, Role
+from harness.data.dense_entries import DENSE, DenseEntry
+from harness.data.entry import EntryBase, Relative, Sha256, Strict
 from harness.data.files import read_lines
 from harness.data.folder import read_folder
 from harness.data.generated import COUNT, GeneratedDataset
@@ -29,84 +22,12 @@ from harness.data.parquet import read_parquet
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc, read_voc_labels
-from harness.errors import HarnessError
 from harness.nano.scenes import MOST, ScenesDataset
 
-
-def _relative(text: str) -> str:
-    try:
-        return safe_relative(text, "path").as_posix() if text != "." else text
-    except HarnessError:
-        raise ValueError(f"{text!r} must be a relative path without '..'") from None
-
-
-def _web(url: str) -> str:
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise ValueError(f"{url!r} must begin with https:// or http://")
-    return url
-
-
-Relative = Annotated[str, AfterValidator(_relative)]
-Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _Side = Annotated[int, Field(ge=16, le=2048)]
-Md5 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Download(_Strict):
-    """One file to fetch, and the one thing that it gives.
-
-    ``to`` is the folder it is for, relative to the folder that the entry's ``root`` is relative to.
-    ``gives`` is relative to ``to``: with ``extract``, the file or folder that is taken out of the
-    archive (nothing else of it is kept); without, the name of the file (by default the URL's).
-    With ``flat`` it is a folder into which all files of the archive are put, without the archive's
-    own folders. One thing, so that it can appear in one rename: what is there is whole.
-    """
-
-    url: Annotated[str, AfterValidator(_web)]
-    sha256: Sha256 | None = None
-    md5: Md5 | None = None
-    to: Relative = "."
-    extract: bool = False
-    flat: bool = False
-    gives: Relative | None = None
-
-    @model_validator(mode="after")
-    def _names_what_it_gives(self) -> Download:
-        if self.gives is None and (self.extract or not self._url_name()):
-            raise ValueError("gives: what the archive holds (a path in it) must be named")
-        if self.flat and not self.extract:
-            raise ValueError("flat: of an archive that is to be extracted (extract: true)")
-        return self
-
-    def _url_name(self) -> str:
-        return PurePosixPath(unquote(urlsplit(self.url).path)).name
-
-    @property
-    def target(self) -> str:
-        """What appears, relative to ``to``."""
-        return self.gives or self._url_name()
-
-
-class _Entry(_Strict):
-    license: str | None = None
-    paper: str | None = None
-    note: str | None = None
-    pictures: PositiveInt | dict[Role, PositiveInt] | None = None
-    """How many there should be: by role, or of the role test."""
-    fetch: tuple[Download, ...] = ()
-
-    @property
-    def expected(self) -> Mapping[Role, int]:
-        if isinstance(self.pictures, int):
-            return {"test": self.pictures}
-        return self.pictures or {}
-
-
-class VOCEntry(_Entry):
+class VOCEntry(EntryBase):
     """``root`` is the folder of one year: ``…/VOCdevkit/VOC2007``. A lone ``split`` is test. With
     ``labels`` a picture is of every class that it has an object of, for classification."""
 
@@ -135,7 +56,7 @@ class VOCEntry(_Entry):
         return {role: read_voc(name, root, split) for role, split in self._roles().items()}
 
 
-class COCOSplit(_Strict):
+class COCOSplit(Strict):
     """Paths relative to the entry's ``root``."""
 
     images: Relative
@@ -144,7 +65,7 @@ class COCOSplit(_Strict):
     list_sha256: Sha256 | None = None
 
 
-class COCOEntry(_Entry):
+class COCOEntry(EntryBase):
     """Either one split (``images`` and ``annotations``), which is test, or ``splits`` by role."""
 
     format: Literal["coco"]
@@ -189,7 +110,7 @@ class COCOEntry(_Entry):
         }
 
 
-class FolderEntry(_Entry):
+class FolderEntry(EntryBase):
     """``root`` holds ``train/<class>/`` and ``val/<class>/``."""
 
     format: Literal["folder"]
@@ -202,7 +123,7 @@ class FolderEntry(_Entry):
         return {**read_folder(name, root)}
 
 
-class GeneratedEntry(_Entry):
+class GeneratedEntry(EntryBase):
     """Painted pictures; no files, so no root."""
 
     format: Literal["generated"]
@@ -216,7 +137,7 @@ class GeneratedEntry(_Entry):
         return {"test": GeneratedDataset(name, self.count)}
 
 
-class ScenesEntry(_Entry):
+class ScenesEntry(EntryBase):
     """Painted scenes with class, boxes, masks and depth; no files, so no root. ``count`` says how
     many of each role, ``size`` the side of a picture in pixels, or width and height."""
 
@@ -233,7 +154,7 @@ class ScenesEntry(_Entry):
         return {role: ScenesDataset(name, role, n, size) for role, n in self.count.items()}
 
 
-class ImageNetEntry(_Entry):
+class ImageNetEntry(EntryBase):
     """``root`` holds ImageNet-1k in any of its layouts: ``harness/data/imagenet.py`` lists them."""
 
     format: Literal["imagenet"]
@@ -246,7 +167,7 @@ class ImageNetEntry(_Entry):
         return read_imagenet(name, root)
 
 
-class ImageNetTestEntry(_Entry):
+class ImageNetTestEntry(EntryBase):
     """A test set of ImageNet's classes: ``root`` holds a folder a class, called by its WordNet id
     or its number (ImageNet-V2, -A, -R, -Sketch)."""
 
@@ -260,7 +181,7 @@ class ImageNetTestEntry(_Entry):
         return read_class_folders(name, root)
 
 
-class ImageNetRealEntry(_Entry):
+class ImageNetRealEntry(EntryBase):
     """ImageNet's validation pictures with all classes that are right for each. ``root`` is as of
     ``imagenet``; ``labels`` is a ``real.json`` there, if not the one in timm."""
 
@@ -275,7 +196,7 @@ class ImageNetRealEntry(_Entry):
         return read_real(name, root, None if self.labels is None else root / self.labels)
 
 
-class OfficialEntry(_Entry):
+class OfficialEntry(EntryBase):
     """A data set in the layout of its release, which ``format`` names. For those that torchvision
     reads ``root`` is what torchvision calls ``root``."""
 
@@ -292,7 +213,7 @@ class OfficialEntry(_Entry):
         return _RELEASES[self.format].open(name, root)
 
 
-class WebdatasetEntry(_Entry):
+class WebdatasetEntry(EntryBase):
     """``splits`` name tar shards by role: ``x-{0000..0012}.tar`` or ``x-*.tar``. ``classes`` is a
     file with a name of a class a line, in the order of the labels."""
 
@@ -311,7 +232,7 @@ class WebdatasetEntry(_Entry):
         return {**read_webdataset(name, root, self.splits, classes)}
 
 
-class ParquetEntry(_Entry):
+class ParquetEntry(EntryBase):
     """``splits`` name parquet files by role; ``image`` and ``label`` are columns of them."""
 
     format: Literal["parquet"]
@@ -327,7 +248,7 @@ class ParquetEntry(_Entry):
         return {**read_parquet(name, root, self.splits, self.image, self.label)}
 
 
-class RevisitedEntry(_Entry):
+class RevisitedEntry(EntryBase):
     """Oxford or Paris revisited, or pictures of your own so annotated: paths are relative to
     ``root``. The gallery is the role train, the queries are test."""
 
@@ -350,6 +271,7 @@ _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] 
 Entry = (
     VOCEntry
     | COCOEntry
+    | DenseEntry
     | FolderEntry
     | GeneratedEntry
     | ImageNetEntry
@@ -374,4 +296,5 @@ FORMATS: Mapping[str, type[Entry]] = {
     "voc": VOCEntry,
     "webdataset": WebdatasetEntry,
     **dict.fromkeys(sorted(_RELEASES), OfficialEntry),
+    **DENSE,
 }

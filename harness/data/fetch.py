@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from harness.data.catalog import Catalog
 from harness.data.dataset import safe_relative
-from harness.data.entries import Download
+from harness.data.entry import Download
 from harness.errors import HarnessError
 
 TIMEOUT_SECONDS = 60.0

@@ -61,22 +61,26 @@ class FileDataset(Dataset):
         self._absent = tuple(absent)
 
     def read(self, index: int) -> bytes:
-        path = self.root / self.files[index]
-        try:
-            # A pipe named .jpg would be waited on for ever.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise BadPicture(f"{path}: not a file")
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise BadPicture(f"{path}: no such picture") from None
-        except OSError as error:
-            raise BadPicture(f"{path}: cannot be read: {error.strerror}") from None
+        return read_bytes(self.root / self.files[index], "picture")
 
     def where(self, index: int) -> str:
         return str(self.root / self.files[index])
 
     def missing(self) -> list[str]:
         return list(self._absent)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of one file of a picture, which an error calls ``what``. Raises ``BadPicture``."""
+    try:
+        # A pipe named .jpg would be waited on for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadPicture(f"{path}: not a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadPicture(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise BadPicture(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

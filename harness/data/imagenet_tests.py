@@ -116,6 +116,9 @@ class Relabelled(Dataset):
     def dense(self, index: int) -> Dense:
         return self._pictures.dense(index)
 
+    def dense_mark(self, index: int) -> str | None:
+        return self._pictures.dense_mark(index)
+
     def where(self, index: int) -> str:
         return self._pictures.where(index)
 

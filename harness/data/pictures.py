@@ -34,9 +34,9 @@ class PicturesDataset(FileDataset):
         super().__init__(name, "train", samples, (), root, ids)
 
 
-def find_pictures(root: Path) -> list[str]:
-    """The paths of all pictures below ``root``, relative to it, as they are found. Raises
-    ``HarnessError``."""
+def find_pictures(root: Path, suffixes: frozenset[str] = SUFFIXES) -> list[str]:
+    """The paths of all pictures below ``root`` (files with one of ``suffixes``, in small letters),
+    relative to it, as they are found. Raises ``HarnessError``."""
     found: list[str] = []
     left: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
     while left:
@@ -54,7 +54,7 @@ def find_pictures(root: Path) -> list[str]:
                         continue
                     if entry.is_dir():
                         left.append((identity, (*above, here)))
-                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes:  # noqa: PTH122
                         found.append(identity)
         except OSError as error:
             raise HarnessError(f"{folder}: cannot be listed: {error.strerror}") from None

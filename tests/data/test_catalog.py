@@ -19,7 +19,11 @@ CLASSIFICATION = [
     "voc07-classes",
 ]  # fmt: skip
 RETRIEVAL = ["roxford5k", "rparis6k"]
-FETCHED = [*DETECTION, *CLASSIFICATION, *RETRIEVAL]
+DENSE = [
+    "ade20k", "voc12-seg", "voc12-aug", "cityscapes", "coco-stuff", "camvid", "nyu", "nyu-labelled",
+    "kitti-eigen",
+]  # fmt: skip
+FETCHED = [*DETECTION, *CLASSIFICATION, *RETRIEVAL, *DENSE]
 PAINTED = ["generated", "scenes", "scenes-demo"]
 BUILT_IN = [*FETCHED, *PAINTED]
 
@@ -237,8 +241,9 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 
 def test_nothing_of_the_data_package_imports_torch() -> None:
     modules = (
-        "catalog coco dataset devkit doctor entries fetch files folder generated imagenet listed "
-        "official parquet shards sizes tars torchvision_sets voc"
+        "catalog coco dataset dense_entries depth_lists devkit doctor entries entry fetch files "
+        "folder generated imagenet label_maps label_tally listed nyu_labelled official pairs "
+        "parquet segmentation semantic_classes shards sizes tars torchvision_sets voc"
     )
     code = (
         "import sys\n"
