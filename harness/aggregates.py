@@ -1,17 +1,18 @@
 """Scores that are made of columns with one row a picture, and their intervals over pictures.
 
-A score is a mean of parts: of one for ``mean``, of the classes' average precisions for mAP. Each is
+A score is a mean of parts: of one for ``mean``, of the classes' average precisions for mAP, of
+their intersections over unions for mIoU. Each is
 a pure function of the columns and of how often every picture counts, so that a bootstrap draws
 pictures and never runs anything again; a record names its aggregate and the columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import HarnessError
 from harness.stats import Interval, bootstrap, bootstrap_difference, bootstrap_mean
@@ -24,6 +25,8 @@ the pictures what the score is the mean of. A part that has no value is NaN and 
 
 UNCLEAR = -1
 RECALLS = 11
+SCENE = "scene"
+"""The column that names what a picture is of, where several may be of one scene."""
 
 
 def mean(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
@@ -92,10 +95,62 @@ def _average_precision(
     return found
 
 
+def intersections_over_unions(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
+    """Of the pixels of every picture by class, ``intersection`` and ``predicted [n, draws *
+    classes]`` and ``labelled [n, classes]`` (``harness/probes/segmentation_metrics.py``): a part
+    for each class, its intersection over union in all pictures together, 0 to 1.
+
+    As in mmseg (``total_area_to_metrics``) a class that is neither label nor predicted anywhere has
+    no value, and one that is only predicted has 0. Of several draws a class has the mean of those
+    in which it has a value.
+    """
+    intersection, predicted, labelled = _pixels(columns, weights)
+    union = predicted + labelled - intersection
+    return _mean_of_draws(_ratio(intersection, union))
+
+
+def class_accuracies(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
+    """Of the same columns, a part for each class: how much of what is labelled so is predicted so.
+    A class that is no label has no value."""
+    intersection, _, labelled = _pixels(columns, weights)
+    return _mean_of_draws(_ratio(intersection, labelled))
+
+
+def pixel_accuracy(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
+    """Of the same columns, one part: how much of all labelled pixels is predicted right."""
+    intersection, _, labelled = (each.sum(axis=2) for each in _pixels(columns, weights))
+    return _mean_of_draws(_ratio(intersection, labelled))[:, None]
+
+
+def _pixels(columns: Sequence[Column], weights: Weights) -> list[NDArray[np.float64]]:
+    """Each column summed over pictures as they are weighed: ``[b, draws or 1, classes]``. Exact:
+    below 2**53 pixels float64 counts them one by one, and only it has a fast product."""
+    weighing = weights.astype(np.float64)
+    shape = len(weights), -1, columns[2].shape[1]
+    return [(weighing @ column.astype(np.float64)).reshape(shape) for column in columns]
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    part, whole = np.broadcast_arrays(part, whole)
+    ratio: NDArray[np.float64] = np.divide(
+        part, whole, out=np.full(part.shape, np.nan), where=whole > 0
+    )
+    return ratio
+
+
+def _mean_of_draws(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the second dimension, without those that are NaN."""
+    there = ~np.isnan(values)
+    return _ratio(np.where(there, values, 0).sum(axis=1), there.sum(axis=1, dtype=np.float64))
+
+
 AGGREGATES: dict[str, Parts] = {
     "mean": mean,
     "mean_average_precision_11_point": partial(average_precisions, interpolated=True),
     "mean_average_precision_area": partial(average_precisions, interpolated=False),
+    "mean_intersection_over_union": intersections_over_unions,
+    "mean_class_accuracy": class_accuracies,
+    "pixel_accuracy": pixel_accuracy,
 }
 
 
@@ -120,39 +175,70 @@ def complete(columns: Sequence[Column]) -> list[Column]:
     return [column[~missing] for column in columns]
 
 
-def score(name: str, columns: Sequence[Column], scale: float, seed: int) -> tuple[float, Interval]:
-    """The score of ``columns``, times ``scale``, and its 95 % bootstrap interval over pictures.
+def scenes(columns: Mapping[str, Sequence[str] | Column]) -> Column | None:
+    """A number for the scene of every picture, from the column ``scene``; None without one."""
+    if SCENE not in columns:
+        return None
+    numbers: Column = np.unique(np.asarray(columns[SCENE]), return_inverse=True)[1]
+    return numbers
+
+
+def score(
+    name: str,
+    columns: Sequence[Column],
+    scale: float,
+    seed: int,
+    clusters: ArrayLike | None = None,
+) -> tuple[float, Interval]:
+    """The score of ``columns``, times ``scale``, and its 95 % bootstrap interval over pictures, or
+    over the scenes ``clusters [n]`` that they are of (``bootstrap_mean``).
 
     NaN, with an interval of NaN, where no part has a value. Raises ``ValueError`` for a mean of
     nothing, or of what is not finite.
     """
     if name == "mean":
         scaled = columns[0].astype(np.float64) * scale
-        interval = bootstrap_mean(scaled, seed)
+        interval = bootstrap_mean(scaled, seed, clusters=clusters)
         return float(scaled.mean()), interval
     parts = find(name)
-    return _resampled(lambda weights: parts(columns, weights), len(columns[0]), scale, seed)
+    return _resampled(
+        lambda weights: parts(columns, weights), len(columns[0]), scale, seed, clusters
+    )
 
 
 def difference(
-    name: str, ours: Sequence[Column], theirs: Sequence[Column], scale: float, seed: int
+    name: str,
+    ours: Sequence[Column],
+    theirs: Sequence[Column],
+    scale: float,
+    seed: int,
+    clusters: ArrayLike | None = None,
 ) -> tuple[float, Interval]:
     """The score of ``ours`` less that of ``theirs``, row for row of the same pictures, times
-    ``scale``, and its 95 % paired bootstrap interval. A part that one of the two lacks is in
-    neither score; NaN where there is no other. Raises ``ValueError`` as ``score`` does.
+    ``scale``, and its 95 % paired bootstrap interval, over scenes where ``clusters`` are given. A
+    part that one of the two lacks is in neither score; NaN where there is no other. Raises
+    ``ValueError`` as ``score`` does.
     """
     if name == "mean":
         mine, its = (columns[0].astype(np.float64) * scale for columns in (ours, theirs))
-        interval = bootstrap_difference(mine, its, seed)
+        interval = bootstrap_difference(mine, its, seed, clusters=clusters)
         return float(np.mean(mine - its)), interval
     parts = find(name)
     return _resampled(
-        lambda weights: parts(ours, weights) - parts(theirs, weights), len(ours[0]), scale, seed
+        lambda weights: parts(ours, weights) - parts(theirs, weights),
+        len(ours[0]),
+        scale,
+        seed,
+        clusters,
     )
 
 
 def _resampled(
-    parts: Callable[[Weights], NDArray[np.float64]], count: int, scale: float, seed: int
+    parts: Callable[[Weights], NDArray[np.float64]],
+    count: int,
+    scale: float,
+    seed: int,
+    clusters: ArrayLike | None,
 ) -> tuple[float, Interval]:
     def of(weights: Weights) -> NDArray[np.float64]:
         found = parts(weights)
@@ -161,4 +247,6 @@ def _resampled(
         return np.where(those > 0, scale * total / np.maximum(those, 1), np.nan)
 
     value = float(of(np.ones((1, count), np.int64))[0])
-    return value, Interval(value, value) if np.isnan(value) else bootstrap(of, count, seed)
+    if np.isnan(value):
+        return value, Interval(value, value)
+    return value, bootstrap(of, count, seed, clusters=clusters)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.aggregates import complete, difference
+from harness.aggregates import complete, difference, scenes
 from harness.documents import canonical_json
 from harness.plan import Cell
 from harness.records import read_columns
@@ -57,6 +57,7 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
     _, first, second = np.intersect1d(
         ours["image_id"], theirs["image_id"], assume_unique=True, return_indices=True
     )
+    numbers = scenes(ours)
     found = []
     for name, metric in cell.done.metrics.items():
         if metric.column is None:
@@ -65,15 +66,16 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
         if any(each not in theirs for each in names):
             continue
         columns = [ours[each][first] for each in names] + [theirs[each][second] for each in names]
-        columns = complete(columns)
+        columns = complete(columns if numbers is None else [*columns, numbers[first]])
         if not len(columns[0]):
             continue
         value, interval = difference(
             metric.aggregate,
             columns[: len(names)],
-            columns[len(names) :],
+            columns[len(names) : 2 * len(names)],
             metric.scale,
             int(cell.done.dataset.fingerprint[:8], 16),
+            None if numbers is None else columns[-1],
         )
         if np.isnan(value):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness import heads, provenance, records, schema
-from harness.aggregates import complete, score
+from harness.aggregates import complete, scenes, score
 from harness.backbone.vit import Backbone
 from harness.errors import HarnessError
 from harness.further import selected_on, trained_on
@@ -112,13 +112,18 @@ def _input_facts(backbone: Backbone) -> dict[str, Any]:
 
 
 def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
-    """Scores with their bootstrap intervals over pictures, drawn the same for one fingerprint."""
+    """Scores with their bootstrap intervals over pictures, or over the scenes that a column names,
+    drawn the same for one fingerprint."""
     metrics = {}
+    numbers = scenes(outcome.columns)
     for name, spec in outcome.metrics.items():
         columns = [np.asarray(outcome.columns[each]) for each in (spec.column, *spec.others)]
+        together = columns if numbers is None else [*columns, numbers]
         if spec.partial:
-            columns = complete(columns)
-        value, interval = score(spec.aggregate, columns, spec.scale, int(fingerprint[:8], 16))
+            together = complete(together)
+        clusters = None if numbers is None else together[-1]
+        columns, seed = together[: len(columns)], int(fingerprint[:8], 16)
+        value, interval = score(spec.aggregate, columns, spec.scale, seed, clusters)
         metrics[name] = schema.Metric(
             value=value,
             low=interval.low,

@@ -36,6 +36,13 @@ def over_seeds(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Outcome:
     specs = [first.metrics[name] for name in shared]
     averaged = {spec.column for spec in specs if spec.aggregate == "mean"}
     beside = {spec.column for spec in specs if spec.aggregate != "mean"}
+    # Of what goes with it (which pixels are labelled so, and predicted so), what seeds differ in.
+    beside |= {
+        name
+        for spec in specs
+        for name in spec.others
+        if not all(_same(outcome.columns[name], first.columns[name]) for outcome in outcomes)
+    }
     for name, column in first.columns.items():
         if name in averaged:
             columns[name] = np.mean([_numbers(o.columns[name]) for o in outcomes], axis=0)

@@ -25,6 +25,7 @@ def bootstrap_mean(
     draws: int = 2000,
     level: float = 0.95,
     *,
+    clusters: ArrayLike | None = None,
     chunk_values: int = _CHUNK_VALUES,
 ) -> Interval:
     """The percentile bootstrap interval of the mean of ``values [n]`` over pictures.
@@ -34,17 +35,34 @@ def bootstrap_mean(
     and level give the same interval. ``chunk_values`` bounds the memory (of n and draws together)
     and moves no number: the generator's stream does not depend on how it is cut.
 
-    One picture gives an interval of no width: nothing is known of the spread, and the reader sees
-    n. Raises ``ValueError`` for no value, for values that are not finite or not one-dimensional,
-    and for draws or level out of range.
+    ``clusters [n]`` names what every picture is of, where pictures are not independent of each
+    other (frames of a scene): then scenes are drawn, as many as there are, and each brings all its
+    pictures. The mean is over the pictures, so that a scene weighs as much as it has. Where no two
+    pictures share a scene, pictures are drawn as ever; and where all are of one, of which nothing
+    follows for another: the interval is of that scene.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.3.
+    One picture gives an interval of no width: nothing is known of the spread, and the reader sees
+    n. Raises ``ValueError`` for no value, for values that are not finite or not
+    one-dimensional, for clusters of another length, and for draws or level out of range.
+
+    Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.3; Davison
+    and Hinkley, Bootstrap Methods and their Application (1997), section 3.8 (strategy 1).
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"values must be [n] with n > 0, not {list(array.shape)}")
     if not np.isfinite(array).all():
         raise ValueError("values must be finite; a picture without a value is left out and counted")
+    if _scenes(clusters, array.size) is not None:
+        return bootstrap(
+            lambda weights: weights @ array / weights.sum(axis=1),
+            array.size,
+            seed,
+            draws,
+            level,
+            clusters=clusters,
+            chunk_values=chunk_values,
+        )
     means = [
         array[chosen].mean(axis=1)
         for chosen in _drawn(array.size, seed, draws, level, chunk_values)
@@ -59,24 +77,43 @@ def bootstrap(
     draws: int = 2000,
     level: float = 0.95,
     *,
+    clusters: ArrayLike | None = None,
     chunk_values: int = _CHUNK_VALUES,
 ) -> Interval:
     """The percentile bootstrap interval of a score that is no mean over its ``count`` pictures.
 
     ``score`` is given weights ``[b, count]``, how often each picture was drawn, and gives ``[b]``.
-    The same seed draws the same pictures as ``bootstrap_mean``. Draws that have no score (NaN) are
-    left out. Raises ``ValueError`` where none has, and as ``bootstrap_mean`` does.
+    The same seed draws the same pictures as ``bootstrap_mean``, or scenes where ``clusters
+    [count]`` are given as there. Draws that have no score (NaN) are left out. Raises
+    ``ValueError`` where none has, and as ``bootstrap_mean`` does.
     """
+    scenes = _scenes(clusters, count)
+    units = count if scenes is None else int(scenes.max()) + 1
     scores = []
-    for chosen in _drawn(count, seed, draws, level, chunk_values):
-        rows = np.arange(len(chosen))[:, None] * count
+    for chosen in _drawn(units, seed, draws, level, max(1, chunk_values * units // max(1, count))):
+        rows = np.arange(len(chosen))[:, None] * units
         weights = np.bincount((chosen + rows).ravel(), minlength=chosen.size)
-        scores.append(score(weights.reshape(chosen.shape)))
+        weights = weights.reshape(chosen.shape)
+        scores.append(score(weights if scenes is None else weights[:, scenes]))
     found = np.concatenate(scores)
     found = found[~np.isnan(found)]
     if not found.size:
         raise ValueError("no draw of the pictures has a score")
     return _between_quantiles(found, level)
+
+
+def _scenes(clusters: ArrayLike | None, count: int) -> NDArray[np.int64] | None:
+    """Of every picture the number of its scene, in the order that scenes first come in; None where
+    each picture has its own, or all have one."""
+    if clusters is None:
+        return None
+    array = np.asarray(clusters)
+    if array.shape != (count,):
+        raise ValueError(f"clusters must be [{count}], not {list(array.shape)}")
+    _, first, number = np.unique(array, return_index=True, return_inverse=True)
+    if len(first) in (1, count):
+        return None
+    return np.argsort(np.argsort(first))[number]
 
 
 def _drawn(
@@ -99,15 +136,21 @@ def _between_quantiles(scores: NDArray[np.float64], level: float) -> Interval:
 
 
 def bootstrap_difference(
-    first: ArrayLike, second: ArrayLike, seed: int, draws: int = 2000, level: float = 0.95
+    first: ArrayLike,
+    second: ArrayLike,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+    *,
+    clusters: ArrayLike | None = None,
 ) -> Interval:
     """The paired bootstrap interval of ``mean(first) - mean(second)``, both ``[n]``.
 
     Entry i of both is of the same picture: pictures are drawn, and each brings both its values, so
-    that what makes a picture hard for both cancels out. Raises ``ValueError`` as ``bootstrap_mean``
-    does, and where the two are not of one length.
+    that what makes a picture hard for both cancels out. ``clusters`` are as for
+    ``bootstrap_mean``. Raises ``ValueError`` as that does, and where the two are not of one length.
     """
     ours, theirs = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"values must be of the same pictures: {ours.shape} and {theirs.shape}")
-    return bootstrap_mean(ours - theirs, seed, draws, level)
+    return bootstrap_mean(ours - theirs, seed, draws, level, clusters=clusters)

@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.stats import bootstrap, bootstrap_difference, bootstrap_mean
 
 ELEVEN, AREA = "mean_average_precision_11_point", "mean_average_precision_area"
+IOU, ACCURACY, PIXELS = "mean_intersection_over_union", "mean_class_accuracy", "pixel_accuracy"
 Columns = list[NDArray[np.generic]]
 
 
@@ -33,7 +34,22 @@ def rankings(draw: st.DrawFn, draws: int = 1) -> Columns:
 
 
 @st.composite
+def counts(draw: st.DrawFn, draws: int = 1) -> Columns:
+    """Pixels of four classes, some of which no picture shows and some of which none predicts."""
+    count = draw(st.integers(1, 25))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shown, said = (generator.random((2, 1, 4)) < 0.8).astype(np.int64)
+    labelled = generator.integers(0, 100, (count, 4)) * shown
+    predicted = np.tile(generator.integers(0, 100, (count, 4)) * said, draws)
+    predicted += generator.integers(0, 3, (count, 4 * draws)) * (predicted > 0)
+    most = np.minimum(predicted, np.tile(labelled, draws))
+    return [generator.integers(0, most + 1), predicted, labelled]
+
+
+@st.composite
 def columns_of(draw: st.DrawFn, name: str) -> Columns:
+    if name in (IOU, ACCURACY, PIXELS):
+        return draw(counts(draws=draw(st.integers(1, 2))))
     if name == "mean":
         return [np.array(draw(st.lists(st.integers(-50, 50), min_size=1, max_size=25))) / 8]
     return draw(rankings(draws=draw(st.integers(1, 2))))
@@ -237,6 +253,71 @@ def test_a_class_that_one_of_two_lacks_is_in_neither_score() -> None:
         AREA, [ours[:, both], present[:, both]], [theirs[:, both], present[:, both]], 1, seed=0
     )
     assert (found[0], *found[1]) == pytest.approx((alone[0], *alone[1]))
+
+
+@given(counts())
+def test_scores_of_pixels_are_those_of_the_pixels_of_all_pictures(columns: Columns) -> None:
+    together = [column.sum(axis=0).tolist() for column in columns]
+    for place, (both, said, true) in enumerate(zip(*together, strict=True)):
+        union = said + true - both
+        expected = both / union if union else np.nan
+        assert values(IOU, columns)[place] == pytest.approx(expected, nan_ok=True)
+        expected = both / true if true else np.nan
+        assert values(ACCURACY, columns)[place] == pytest.approx(expected, nan_ok=True)
+    total = sum(together[2])
+    expected = sum(together[0]) / total if total else np.nan
+    assert values(PIXELS, columns) == pytest.approx([expected], nan_ok=True)
+
+
+@settings(deadline=None)
+@given(counts(draws=2))
+def test_of_several_draws_a_class_has_the_mean_of_those_that_have_a_value(columns: Columns) -> None:
+    both, said, true = columns
+    apart = [[both[:, part], said[:, part], true] for part in (slice(0, 4), slice(4, 8))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that has none in either
+        for name in (IOU, ACCURACY, PIXELS):
+            expected = np.nanmean([values(name, one) for one in apart], axis=0)
+            np.testing.assert_allclose(values(name, columns), expected)
+
+
+def test_counts_beyond_what_float32_holds_are_exact() -> None:
+    pixels = np.array([[2**40 + 1], [2**40 + 3]])
+    weights = np.array([[3, 5]])
+    (part,) = find(PIXELS)([pixels - 1, pixels, pixels], weights)[0]
+    total = 3 * (2**40 + 1) + 5 * (2**40 + 3)
+    assert part == (total - 8) / total
+
+
+def test_an_interval_of_miou_draws_pictures_and_a_difference_is_paired() -> None:
+    generator = np.random.default_rng(0)
+    labelled = generator.integers(100, 1000, (60, 5))
+    share = generator.uniform(0.3, 0.9, (60, 1))  # some pictures are hard for both
+    theirs = [(share * labelled).astype(int), labelled, labelled]
+    ours = [(share * labelled * 1.05).astype(int), labelled, labelled]
+    value, interval = difference(IOU, ours, theirs, 100, seed=0)
+    apart = [score(IOU, columns, 100, seed=0) for columns in (ours, theirs)]
+    assert value == pytest.approx(apart[0][0] - apart[1][0])
+    assert 0 < interval.low < value < interval.high < 2 * value
+    assert apart[0][1].low < apart[1][1].high, "apart, the two are not told from each other"
+
+
+@pytest.mark.parametrize("name", ["mean", IOU])
+def test_where_pictures_share_scenes_scenes_are_drawn(name: str) -> None:
+    generator = np.random.default_rng(0)
+    level = np.repeat(generator.uniform(0.2, 0.8, 8), 6)
+    columns: Columns = [level]
+    if name == IOU:
+        whole = np.full((48, 1), 1000)
+        columns = [(1000 * level[:, None]).astype(int), whole, whole]
+    scenes = np.repeat(np.arange(8), 6)
+    alone, together = (score(name, columns, 1, 0, clusters) for clusters in (None, scenes))
+    assert alone[0] == together[0]
+    wide, narrow = (one[1].high - one[1].low for one in (together, alone))
+    assert wide > 1.7 * narrow, "six frames of a scene say no more than one"
+    other: Columns = [column * 0 if place == 0 else column for place, column in enumerate(columns)]
+    assert difference(name, columns, other, 1, 0, scenes) == together
+    assert score(name, columns, 1, 0, np.arange(48)) == alone
 
 
 def test_pictures_without_a_value_in_any_column_are_left_out() -> None:

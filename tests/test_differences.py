@@ -16,6 +16,7 @@ from harness.options import Options
 from harness.plan import Cell, plan
 from harness.records import read, read_columns
 from harness.run import run
+from harness.stats import bootstrap_difference
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,26 @@ def test_only_pictures_that_both_scored_are_compared(
     hits = [read_columns(cell.path)["hit"].astype(int)[1:] for cell in (cells[0], cells[2])]
     assert first.pictures == 11
     assert first.value == pytest.approx(100 * np.mean(hits[0] - hits[1]))
+
+
+def test_pictures_of_one_scene_are_drawn_together(
+    cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = differences([cells[0], cells[2]])[0]
+    hits = [read_columns(cell.path)["hit"] * 100.0 for cell in (cells[0], cells[2])]
+    # Within a scene all pictures went alike: frames say no more than one of them.
+    names = np.array(["kitchen", "attic", "hall"])[np.sign(hits[0] - hits[1]).astype(int)]
+
+    def with_scenes(path: Path) -> dict[str, np.ndarray]:
+        return records.read_columns(path) | {"scene": names}
+
+    monkeypatch.setattr("harness.differences.read_columns", with_scenes)
+    found = differences([cells[0], cells[2]])[0]
+    seed = int(read(cells[0].path).dataset.fingerprint[:8], 16)
+    expected = bootstrap_difference(hits[0], hits[1], seed, clusters=names)
+    assert (found.low, found.high) == expected
+    assert found.value == alone.value
+    assert found.high - found.low > alone.high - alone.low
 
 
 def test_a_metric_without_a_column_is_left_out(cells: list[Cell]) -> None:

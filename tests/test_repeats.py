@@ -66,6 +66,31 @@ def test_seeds_that_scored_other_pictures_are_refused() -> None:
         over_seeds([outcome([1, 0], [0, 0]), other], [0, 1])
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_counts_of_pixels_stand_side_by_side_where_seeds_predict_otherwise(moved: bool) -> None:
+    names = ("intersection", "predicted", "labelled")
+    aggregate = "mean_intersection_over_union"
+    spec = MetricSpec(names[0], "%", True, 100, aggregate=aggregate, others=names[1:])
+    labelled = np.array([[30, 20], [0, 50]])
+
+    def of(both: list[list[int]], said: list[list[int]]) -> Outcome:
+        columns = dict(zip(names, (np.array(both), np.array(said), labelled), strict=True))
+        return Outcome({"image_id": ["a", "b"], **columns}, {"miou": spec})
+
+    parts = [of([[20, 10], [0, 40]], [[30, 20], [10, 40]])]
+    parts.append(of([[15, 5], [0, 20]], [[20, 30], [30, 20]] if moved else [[30, 20], [10, 40]]))
+    joined = over_seeds(parts, [0, 1])
+    assert joined.columns["predicted"].shape == ((2, 4) if moved else (2, 2))  # type: ignore[union-attr]
+    assert joined.columns["labelled"].shape == (2, 2)  # type: ignore[union-attr]
+    apart = [
+        float(100 * np.mean(values(aggregate, [part.columns[name] for name in names])))
+        for part in parts
+    ]
+    found = values(aggregate, [np.asarray(joined.columns[name]) for name in names])
+    assert joined.details["scores"] == {"miou": pytest.approx(apart)}
+    assert 100 * found.mean() == pytest.approx(np.mean(apart))
+
+
 @pytest.fixture
 def go(tiny_models: Path, tmp_path: Path) -> Any:
     datasets = colours(tmp_path, train=10, val=4, apart=0)  # where every draw is a guess

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.stats import Interval, bootstrap_difference, bootstrap_mean
+from harness.stats import Interval, bootstrap, bootstrap_difference, bootstrap_mean
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 seeds = st.integers(0, 2**32 - 1)
@@ -129,6 +129,75 @@ def test_a_paired_interval_is_that_of_the_differences_and_turns_round_with_them(
     assert (low, high) == bootstrap_mean(first - second, seed, draws=50)
     turned = bootstrap_difference(second, first, seed, draws=50)
     assert turned == pytest.approx((-high, -low), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(values, seeds)
+def test_pictures_with_a_scene_each_are_drawn_as_ever_to_the_bit(
+    sample: list[float], seed: int
+) -> None:
+    alone = bootstrap_mean(sample, seed, draws=50)
+    names = [f"scene {place}" for place in range(len(sample))][::-1]
+    assert bootstrap_mean(sample, seed, draws=50, clusters=names) == alone
+    weighed = [
+        bootstrap(
+            lambda weights: weights @ np.array(sample), len(sample), seed, 50, clusters=clusters
+        )
+        for clusters in (None, names)
+    ]
+    assert weighed[0] == weighed[1]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(-99, 99), min_size=1, max_size=4), min_size=2, max_size=9))
+def test_scenes_are_drawn_with_all_their_pictures(scenes: list[list[int]]) -> None:
+    sample = np.concatenate(scenes) / 8
+    clusters = np.repeat(np.arange(len(scenes)), [len(scene) for scene in scenes])
+    drawn = np.random.default_rng(3).integers(0, len(scenes), (2000, len(scenes)))[:40]
+    if len(sample) > len(scenes):
+        means = [np.mean(np.concatenate([scenes[one] for one in row])) / 8 for row in drawn]
+        expected = tuple(np.quantile(means, [0.025, 0.975]))
+        found = bootstrap_mean(sample, 3, draws=40, clusters=clusters)
+        assert found == pytest.approx(expected)
+        cut = bootstrap_mean(sample, 3, draws=40, clusters=clusters, chunk_values=5)
+        assert cut == found, "the chunk size moves no number"
+
+
+def test_neither_the_names_of_scenes_nor_the_order_of_their_pictures_matter() -> None:
+    sample = np.random.default_rng(0).normal(size=6)
+    first = bootstrap_mean(sample, 0, draws=20, clusters=[0, 0, 1, 1, 2, 2])
+    names = ["z", "z", "a", "a", "m", "m"]
+    assert bootstrap_mean(sample, 0, draws=20, clusters=names) == first
+    order = [0, 2, 1, 4, 3, 5]
+    mixed = bootstrap_mean(sample[order], 0, draws=20, clusters=[0, 1, 0, 2, 1, 2])
+    assert mixed == pytest.approx(first)
+
+
+def test_of_one_scene_pictures_are_drawn_and_clusters_of_another_length_are_refused() -> None:
+    alone = bootstrap_mean([1.0, 2.0, 3.0], 0)
+    assert bootstrap_mean([1.0, 2.0, 3.0], 0, clusters=["one"] * 3) == alone
+    with pytest.raises(ValueError, match=r"clusters must be \[3\], not \[2\]"):
+        bootstrap_mean([1.0, 2.0, 3.0], 0, clusters=[0, 1])
+
+
+def test_about_95_of_100_intervals_over_scenes_contain_the_truth_and_over_frames_fewer() -> None:
+    generator = np.random.default_rng(12)
+    scenes = np.repeat(np.arange(40), 5)
+    contained = {"scenes": 0, "frames": 0}
+    for trial in range(400):
+        sample = np.repeat(generator.normal(size=40), 5) + 0.1 * generator.normal(size=200)
+        for name, clusters in (("scenes", scenes), ("frames", None)):
+            low, high = bootstrap_mean(sample, trial, draws=300, clusters=clusters)
+            contained[name] += low <= 0 <= high
+    assert 0.9 <= contained["scenes"] / 400 <= 0.98
+    assert contained["frames"] / 400 < 0.7
+
+
+def test_a_difference_over_scenes_is_that_of_the_differences() -> None:
+    first, second = np.random.default_rng(0).normal(size=(2, 12))
+    scenes = np.repeat([0, 1, 2], 4)
+    found = bootstrap_difference(first, second, 1, clusters=scenes)
+    assert found == bootstrap_mean(first - second, 1, clusters=scenes)
 
 
 def test_pairing_takes_out_what_makes_a_picture_hard_for_both() -> None:

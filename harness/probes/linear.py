@@ -8,7 +8,6 @@ itself, so that no gradient of the weights is ever stored. Nothing of a data set
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from harness.probes.draws import generator_of
 
 _FEW = 16  # classes; below that torch's softmax goes number by number on a CPU
 _LOGITS = 2**24  # floats of a step that are in memory at a time; heads take turns beyond that
@@ -100,7 +101,8 @@ class LinearHeads:
         width = columns.stop - columns.start
         weights = torch.empty(len(places), self._classes, width)
         for one, place in zip(weights, places, strict=True):
-            one.normal_(0, self._descent.init_std, generator=_draw(seed, self._heads[place].name))
+            generator = generator_of(seed, self._heads[place].name)
+            one.normal_(0, self._descent.init_std, generator=generator)
         weights = weights.to(self._device)
         biases = torch.zeros(weights.shape[:2], device=self._device)
         rates = [self._heads[place].learning_rate for place in places]
@@ -232,8 +234,3 @@ def _softmax(scores: Tensor, out: Tensor) -> None:
 
 def _changing(group: _Group) -> tuple[Tensor, ...]:
     return group.weights, group.biases, group.weights_momentum, group.biases_momentum
-
-
-def _draw(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
