@@ -7,3 +7,7 @@ class HarnessError(Exception):
 
 class BadPicture(HarnessError):
     """One picture cannot be used. ``--on-bad-image skip`` counts it and goes on."""
+
+
+class BadLabels(BadPicture):
+    """The labels of one picture's pixels cannot be used, whatever its pixels are."""

@@ -33,7 +33,7 @@ from harness.features.loading import processes
 from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
-from harness.features.store import SHARD, Store
+from harness.features.store import Store, shard_size
 from harness.options import Options
 from harness.plan import OpenedDataset, open_dataset, weights_from
 from harness.progress import Progress, Silent
@@ -205,7 +205,7 @@ class _Job:
             self.options.seed,
             processes(self.options.workers),
             self._skip,
-            SHARD if store is None else store.shard,
+            shard_size(store, selectors, self.backbone.architecture, source.view),
             self.progress.advance,
         )
         self.progress.start(f"{self.backbone.name} · {opened.name} · {role}", total)

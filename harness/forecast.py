@@ -15,13 +15,13 @@ from harness.data.dataset import ROLES
 from harness.errors import HarnessError
 from harness.features.cutoffs import read_cutoff
 from harness.features.keys import RunningModel, can_be_keyed, cutoff_key, feature_key
-from harness.features.select import Selector, width
-from harness.features.store import Store
+from harness.features.select import Selector, row_bytes
+from harness.features.store import Store, shard_size
 from harness.features.upkeep import kept
 from harness.options import Options
 from harness.plan import Cell, Reading
 
-_ROW = 4 * 12 + 1  # bytes of geometry, and whether the picture has such a token
+_ROW = 4 * 13 + 1  # bytes of geometry, and whether the picture has such a token
 
 
 @dataclass
@@ -102,25 +102,30 @@ def _of_pass(
         weights_from=cell.weights_from,
     )
     there: list[set[int]] = []
+    selectors = {selector for _, read in group for selector in read.request.select}
+    if not selectors:
+        return
+    size = shard_size(store, selectors, running.architecture, request.view)
     for each, read in group:
         for selector in read.request.select:
-            shards = _shards(store, running, each, read, selector)
+            shards = _shards(store, size, running, each, read, selector)
             there.append(shards)
-            rows = pictures - _pictures(shards, store.shard, pictures)
-            size = 4 * width(selector, running.architecture) + _ROW
-            result.stored[key, selector] = rows * size
-    if there and all(read.request.storable for _, read in group):
-        result.saved[key] = _pictures(set.intersection(*there), store.shard, pictures)
+            rows = pictures - _pictures(shards, size, pictures)
+            row = row_bytes(selector, running.architecture, request.view) + _ROW
+            result.stored[key, selector] = rows * row
+    if all(read.request.storable for _, read in group):
+        result.saved[key] = _pictures(set.intersection(*there), size, pictures)
 
 
 def _shards(
     store: Store,
+    size: int,
     running: RunningModel,
     cell: Cell,
     read: Reading,
     selector: Selector,
 ) -> set[int]:
-    """The shards of a selector that the store has, by its manifest."""
+    """The shards, of ``size`` pictures, of a selector that the store has, by its manifest."""
     cutoff = None
     if selector.rule is not None:
         trains = cell.base or cell
@@ -135,7 +140,7 @@ def _shards(
                 return set()
             cutoff = found
     source = cell.source(read.role, read.seed)
-    key = feature_key(running, source, store.shard, selector, cutoff)
+    key = feature_key(running, source, size, selector, cutoff)
     return store.feature(key, len(cell.dataset.roles[read.role].samples), use=False).listed
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness import records
 from harness.data.catalog import Catalog
 from harness.data.dataset import Dataset, First, Role
+from harness.data.joint import look
+from harness.data.views import View, crops_of
 from harness.documents import unknown
 from harness.errors import BadPicture, HarnessError
 from harness.options import Options
@@ -107,9 +109,8 @@ class Cell:
     def passes(self) -> dict[Hashable, int]:
         """Forward passes (pictures × crops) for each role. Cells whose keys agree share them."""
         return {
-            read.key: (
-                (read.request.pictures or len(self.dataset.roles[read.role].samples))
-                * read.request.view.crops_per_picture
+            read.key: _crops(
+                read.request.view, self.dataset.roles[read.role], read.request.pictures
             )
             for read in self.reads()
         }
@@ -351,11 +352,24 @@ def _still_bad(cell: Cell, identities: set[str]) -> bool:
             if sample.id not in identities:
                 continue
             try:
-                request.view(dataset.picture(index), sample.target, 0, index)
+                look(dataset, index, request.view, request.dense, 0)
             except BadPicture:
                 continue
             return False
     return True
+
+
+def _crops(view: View, dataset: Dataset, pictures: int | None) -> int:
+    """How many crops the view gives of all pictures, or of so many read in epochs."""
+    whole = len(dataset.samples)
+    if view.crops_per_picture:
+        return view.crops_per_picture * (pictures or whole)
+    sizes = dataset.sizes()
+    if len(sizes) > 1:
+        crops = sum(crops_of(view, sample.size) for sample in dataset.samples)
+    else:
+        crops = whole * sum(crops_of(view, size) for size in sizes)
+    return crops if pictures is None else round(crops * pictures / whole)
 
 
 def _identity(cell: Cell, record: Record) -> dict[str, tuple[object, object]]:

@@ -25,7 +25,7 @@ from harness.features.order import Steps, indices
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
-from harness.features.store import SHARD, Feature, Store
+from harness.features.store import Feature, Store, shard_size
 from harness.options import Options
 from harness.plan import Cell, Repeat
 from harness.progress import Progress, Silent
@@ -221,6 +221,7 @@ def _pass(
         precision=first.precision,
         selectors=frozenset(selector for request in requests for selector in request.select),
         cutoffs={rule: cutoff for one in listeners for rule, cutoff in one.cutoffs.items()},
+        dense=first.dense,
     )
     tally = Tally(options.batch_size)
     steps = [Steps(request.step_size) for request in requests]
@@ -284,6 +285,6 @@ def _batches(
         running = RunningModel.of(backbone, cell.entry, cell.weights_from)
         source = cell.source(role, seed)
         features = stored_features(store, running, source, wanted, len(dataset.samples))
-    shard = SHARD if store is None else store.shard
+    shard = shard_size(store, wanted.selectors, backbone.architecture, first.view)
     reader = Reader(backbone, dataset, wanted, tally, *how, shard, progress.advance)
     yield from batches(reader, features, all(o.repeat.requests[role].storable for o in listeners))

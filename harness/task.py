@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.data.dataset import Dataset, Role, Target
+from harness.data.dataset import Dataset, Dense, Role, Target
+from harness.data.joint import Labelled
 from harness.data.views import Geometry, View
 from harness.documents import unknown
 from harness.errors import HarnessError
@@ -126,7 +127,9 @@ class TokenRequest:
     many pictures, in order, whatever the forward batch: the view must then give one size.
     ``bytes_per_picture`` is what the fold keeps of each, for the plan. ``select`` are tokens that
     stand for a picture as one vector. A request that wants nothing else (no layers, attention or
-    pixels) of pictures read once can be served from the feature store, without a forward pass.
+    pixels) of pictures read once can be served from the feature store, without a forward pass;
+    labels of pixels are then read beside it. ``dense`` asks for those: of each crop, padded with
+    it (``crops``, of a joint view), or of the picture at its stored size (``pictures``).
     """
 
     view: View
@@ -141,8 +144,14 @@ class TokenRequest:
     step_size: int | None = None
     bytes_per_picture: int = 0
     select: tuple[Selector, ...] = ()
+    dense: Labelled | None = None
 
     def __post_init__(self) -> None:
+        one_size = getattr(self.view, "padded", None) is not None
+        if not one_size and any(selector.token == "patches" for selector in self.select):
+            raise ValueError("patches are selected of a view whose crops are of one size")
+        if self.dense == "crops" and not getattr(self.view, "joint", False):
+            raise ValueError("labels of crops need a joint view")
         if self.order == "shuffled" and not (self.steps and self.step_size):
             raise ValueError("a shuffled request needs steps and step_size")
         if self.order == "once" and self.steps is not None:
@@ -156,7 +165,7 @@ class TokenRequest:
     @property
     def sharing(self) -> tuple[object, ...]:
         """Requests in which this agrees are served by one forward pass."""
-        return self.view, self.precision, self.order, self.pictures
+        return self.view, self.precision, self.order, self.pictures, self.dense
 
     @property
     def seeded(self) -> bool:
@@ -185,6 +194,16 @@ class TokenRequest:
 
 
 @dataclass(frozen=True)
+class DenseCrops:
+    """The labels of crops, padded as they are: ``semantic`` and ``instances [B, H, W]`` uint8,
+    ``depth [B, H, W]`` float32, as in ``Dense``; None where the data set has none. On the CPU."""
+
+    semantic: torch.Tensor | None = None
+    instances: torch.Tensor | None = None
+    depth: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """What ``update`` is given: rows are crops, all of one patch grid.
 
@@ -192,7 +211,9 @@ class Batch:
     backbone's device. ``ids`` and ``targets`` are per picture; ``sample[row]`` says which picture a
     row is of; ``geometry`` is per row. ``pixels [B, 3, H, W]`` are normalised, given if asked for.
     ``selected[selector]`` has a vector for each row. From the feature store a batch brings that
-    alone, on the CPU: its ``tokens`` are empty.
+    alone, on the CPU: its ``tokens`` are empty. ``crops`` says of how many rows each picture is
+    made, of which others may come in the next batches. Of labels that were asked for, ``dense`` has
+    those of each picture at its stored size, or ``dense_crops`` those of each row.
     """
 
     tokens: Mapping[Read, Tokens]
@@ -203,6 +224,9 @@ class Batch:
     geometry: tuple[Geometry, ...]
     pixels: torch.Tensor | None = None
     selected: Mapping[Selector, Selected] = field(default_factory=dict)
+    crops: tuple[int, ...] = ()
+    dense: tuple[Dense, ...] = ()
+    dense_crops: DenseCrops | None = None
 
 
 @dataclass(frozen=True)

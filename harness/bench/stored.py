@@ -25,7 +25,7 @@ from harness.features.keys import RunningModel, Source
 from harness.features.loading import processes
 from harness.features.order import Steps, indices
 from harness.features.serve import Reader, batches, stored_features
-from harness.features.store import Store
+from harness.features.store import Store, shard_size
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
 from harness.task import Batch, Context, Protocol, TokenRequest, find_task
@@ -135,7 +135,9 @@ class _Work:
         running = RunningModel.of(self.backbone, self.entry, self.options.weights)
         facts = train.name, train.split, train.fingerprint(), request.view, request.precision, 0
         features = stored_features(self.store, running, Source(*facts), wanted, pictures)
-        how = tally, 0, workers, False, self.store.shard, lambda _: None
+        facts_of = self.backbone.architecture
+        shard = shard_size(self.store, request.select, facts_of, request.view)
+        how = tally, 0, workers, False, shard, lambda _: None
         yield from batches(Reader(self.backbone, train, wanted, *how), features, True)
 
 

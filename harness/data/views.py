@@ -2,7 +2,8 @@
 
 A view is a small frozen object that is called in a worker process with (picture, target, seed,
 index) and gives one or more crops. It keeps pixels as uint8; they are normalised on the device,
-and padding is laid round them after that, so that a padded pixel is exactly zero.
+and padding is laid round them after that, so that a padded pixel is exactly zero. A joint view
+(``harness/data/joint.py``) takes the labels of the picture's pixels along.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.dataset import MAX_PIXELS, Target
+from harness.data.dataset import MAX_PIXELS, Dense, Target
 from harness.errors import BadPicture
 from harness.nano.draw import Draw
 
@@ -26,13 +27,15 @@ class Geometry:
     """Where a crop came from: stored picture -> resized -> cropped -> padded, all in pixels.
 
     ``stored`` and ``resized`` are (width, height); ``crop`` is (x, y, width, height) of the resized
-    picture; ``pad`` is (left, top, right, bottom) round the crop.
+    picture; ``pad`` is (left, top, right, bottom) round the crop. ``mirrored``: between the two the
+    crop was flipped left to right.
     """
 
     stored: tuple[int, int]
     resized: tuple[int, int]
     crop: tuple[int, int, int, int]
     pad: tuple[int, int, int, int]
+    mirrored: bool = False
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -43,17 +46,21 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Crop:
-    """Pixels ``[height, width, 3]`` uint8, not yet padded, and their geometry."""
+    """Pixels ``[height, width, 3]`` uint8, not yet padded, and their geometry. A joint view adds
+    the crop's labels ``[H, W]``, padded as the geometry says."""
 
     pixels: NDArray[np.uint8]
     geometry: Geometry
+    dense: Dense | None = None
 
 
 class View(Protocol):
     """A frozen, hashable, picklable function of (picture, target, seed, index).
 
     A picture that is read again comes with another ``seed``, whatever the number of workers.
-    A view that says ``seeded = False`` gives the same crops whatever the seed.
+    A view that says ``seeded = False`` gives the same crops whatever the seed. One whose crops are
+    all of one size says it as ``padded`` (height, width). Where ``crops_per_picture`` is 0,
+    ``crops_of(size)`` tells the number of crops of a picture of that stored (width, height).
     """
 
     crops_per_picture: ClassVar[int]
@@ -61,6 +68,14 @@ class View(Protocol):
     def __call__(
         self, picture: NDArray[np.uint8], target: Target, seed: int, index: int
     ) -> list[Crop]: ...
+
+
+def crops_of(view: View, size: tuple[int, int]) -> int:
+    """How many crops the view gives of a picture of that stored (width, height)."""
+    if view.crops_per_picture:
+        return view.crops_per_picture
+    counted: int = getattr(view, "crops_of")(size)  # noqa: B009 (no part of the protocol)
+    return counted
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,10 @@ class CentreCrop:
     interpolation: str = "bicubic"
     crops_per_picture: ClassVar[int] = 1
     seeded: ClassVar[bool] = False
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        return self.crop, self.crop
 
     def __call__(
         self, picture: NDArray[np.uint8], target: Target, seed: int, index: int

@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.backbone.vit import Backbone, Forward, Precision, Read
 from harness.data.dataset import Dataset
+from harness.data.joint import Labelled
 from harness.data.views import Crop, View
 from harness.errors import BadPicture, HarnessError
 from harness.features.loading import Loaded, load
 from harness.features.order import join_tokens
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector, select
-from harness.task import Batch
+from harness.task import Batch, DenseCrops
 
 LOOKAHEAD = 4
+LABEL_BYTES = 2**28
+"""Labels that may wait for a full batch; decoded, those of a large picture take 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,19 @@ class Pass:
     precision: Precision = "fp32"
     selectors: frozenset[Selector] = frozenset()
     cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
+    dense: Labelled | None = None
 
 
 @dataclass
 class Tally:
-    """What a pass has done so far. ``batch_size`` shrinks when the device runs out of memory."""
+    """What a pass has done so far. ``batch_size`` shrinks when the device runs out of memory.
+    ``bad_labels`` are the ids of those in ``bad`` whose pixels could be used."""
 
     batch_size: int
     pictures: int = 0
     forward_passes: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
+    bad_labels: set[str] = field(default_factory=set)
     notices: list[str] = field(default_factory=list)
 
 
@@ -72,7 +79,7 @@ def stream(
     pass began.
     """
     waiting: dict[tuple[tuple[int, int], ...], list[Loaded]] = {}
-    held, place = 0, -1
+    held, labels, place = 0, 0, -1
 
     def flush(group: list[Loaded]) -> Iterator[Batch]:
         yield from _batches(backbone, dataset, wanted, group, tally)
@@ -80,31 +87,54 @@ def stream(
         if on_picture:
             on_picture(len(group))
 
-    for loaded in load(dataset, wanted.view, order, seed, workers):
+    for loaded in load(dataset, wanted.view, order, seed, workers, wanted.dense):
         if shard is not None and loaded.index // shard != place:
             for group in waiting.values():
                 yield from flush(group)
-            waiting, held, place = {}, 0, loaded.index // shard
+            waiting, held, labels, place = {}, 0, 0, loaded.index // shard
         if loaded.bad is not None:
-            if not skip_bad:
-                raise BadPicture(f"{loaded.bad} (--on-bad-image skip would count it and go on)")
-            tally.bad.append((dataset.samples[loaded.index].id, loaded.bad))
+            note_bad(dataset, loaded, tally, skip_bad)
             if on_picture:
                 on_picture(1)
             continue
         key = tuple(crop.geometry.padded for crop in loaded.crops)
         group = waiting.setdefault(key, [])
         group.append(loaded)
-        held += 1
-        if len(group) * len(key) >= tally.batch_size:
-            held -= len(group)
-            yield from flush(waiting.pop(key))
-        elif held >= LOOKAHEAD * tally.batch_size:
-            oldest = waiting.pop(next(iter(waiting)))
-            held -= len(oldest)
-            yield from flush(oldest)
+        held, labels = held + 1, labels + loaded.label_bytes
+        # A fold that puts crops together to pictures holds those of which some are still to come:
+        # one picture at a time.
+        parted = wanted.dense == "pictures" and len(set(key)) > 1
+        full = parted or len(group) * len(key) >= tally.batch_size
+        if full or held >= LOOKAHEAD * tally.batch_size or labels >= LABEL_BYTES:
+            group = waiting.pop(key if full else next(iter(waiting)))
+            held, labels = held - len(group), labels - sum(each.label_bytes for each in group)
+            yield from flush(group)
     for group in waiting.values():
         yield from flush(group)
+
+
+def note_bad(dataset: Dataset, loaded: Loaded, tally: Tally, skip_bad: bool) -> None:
+    """Count a picture that cannot be used. Raises ``BadPicture`` unless those are skipped."""
+    assert loaded.bad is not None
+    if not skip_bad:
+        raise BadPicture(f"{loaded.bad} (--on-bad-image skip would count it and go on)")
+    identity = dataset.samples[loaded.index].id
+    tally.bad.append((identity, loaded.bad))
+    if loaded.bad_labels:
+        tally.bad_labels.add(identity)
+
+
+def dense_crops(crops: Sequence[Crop]) -> DenseCrops | None:
+    """The labels of crops of one padded size, one below the other; None where they bring none."""
+    found = [crop.dense for crop in crops if crop.dense is not None]
+    if not found or len(found) < len(crops):
+        return None
+
+    def stacked(kind: str) -> Tensor | None:
+        maps = [getattr(dense, kind) for dense in found]
+        return None if any(each is None for each in maps) else torch.from_numpy(np.stack(maps))
+
+    return DenseCrops(stacked("semantic"), stacked("instances"), stacked("depth"))
 
 
 def _batches(
@@ -132,6 +162,9 @@ def _batches(
                 selector: select(selector, forward.tokens, row_ids, wanted.cutoffs)
                 for selector in wanted.selectors
             },
+            crops=tuple(len(loaded.crops) for loaded in group),
+            dense=tuple(loaded.dense for loaded in group if loaded.dense is not None),
+            dense_crops=dense_crops(crops),
         )
 
 

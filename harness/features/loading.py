@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from harness.data.dataset import Dataset
+from harness.data.dataset import Dataset, Dense
+from harness.data.joint import Labelled, look
 from harness.data.views import Crop, View
-from harness.errors import BadPicture, HarnessError
+from harness.errors import BadLabels, BadPicture, HarnessError
 
 PREFETCH = 4
 Item = TypeVar("Item")
@@ -24,27 +25,37 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Picture ``index`` of the data set: its crops, or why it cannot be used."""
+    """Picture ``index`` of the data set: its crops, and its labels at their stored size where those
+    are wanted; or why it cannot be used, and whether that is for its labels alone."""
 
     index: int
     crops: tuple[Crop, ...]
     bad: str | None = None
+    dense: Dense | None = None
+    bad_labels: bool = False
+
+    @property
+    def label_bytes(self) -> int:
+        """What its labels take in memory."""
+        every = [self.dense, *(crop.dense for crop in self.crops)]
+        kinds = [(each.semantic, each.instances, each.depth) for each in every if each is not None]
+        return sum(labels.nbytes for three in kinds for labels in three if labels is not None)
 
 
 class _Pictures(TorchDataset[Loaded]):
-    def __init__(self, dataset: Dataset, view: View, seed: int) -> None:
+    def __init__(self, dataset: Dataset, view: View, seed: int, labelled: Labelled | None) -> None:
         self._dataset, self._view, self._seed = dataset, view, seed
+        self._labelled = labelled
 
     def __getitem__(self, reading: tuple[int, int]) -> Loaded:
         index, occurrence = reading
-        sample = self._dataset.samples[index]
+        seed = view_seed(self._seed, occurrence)
         try:
-            picture = self._dataset.picture(index)
-            seed = view_seed(self._seed, occurrence)
-            crops = self._view(picture, sample.target, seed, index)
+            crops, dense = look(self._dataset, index, self._view, self._labelled, seed)
         except BadPicture as error:
-            return Loaded(index, (), told(error, sample.id))
-        return Loaded(index, tuple(crops))
+            why = told(error, self._dataset.samples[index].id)
+            return Loaded(index, (), why, bad_labels=isinstance(error, BadLabels))
+        return Loaded(index, tuple(crops), dense=dense)
 
 
 def default_workers() -> int:
@@ -59,11 +70,16 @@ def processes(asked: int | None) -> int:
 
 
 def load(
-    dataset: Dataset, view: View, order: Sequence[int], seed: int, workers: int
+    dataset: Dataset,
+    view: View,
+    order: Sequence[int],
+    seed: int,
+    workers: int,
+    labelled: Labelled | None = None,
 ) -> Iterator[Loaded]:
-    """Pictures in ``order``, whatever the number of workers (0: in this process). One that comes
-    again is seen through the view with another seed."""
-    pictures = _Pictures(dataset, view, seed)
+    """Pictures in ``order``, with labels if they are wanted, whatever the number of workers (0: in
+    this process). One that comes again is seen through the view with another seed."""
+    pictures = _Pictures(dataset, view, seed, labelled)
     readings = occurrences(order, len(dataset.samples))
     yield from by_workers(pictures, readings, workers, seed, PREFETCH)
 

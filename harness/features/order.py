@@ -11,7 +11,7 @@ import torch
 from harness.backbone.layout import Tokens
 from harness.errors import HarnessError
 from harness.features.select import Selected
-from harness.task import Batch, TokenRequest
+from harness.task import Batch, DenseCrops, TokenRequest
 
 
 def indices(request: TokenRequest, pictures: int, seed: int) -> Sequence[int]:
@@ -98,7 +98,20 @@ def _join(batches: Sequence[Batch]) -> Batch:
             )
             for selector in first.selected
         },
+        crops=tuple(count for batch in batches for count in batch.crops),
+        dense=tuple(dense for batch in batches for dense in batch.dense),
+        dense_crops=_join_crops([b.dense_crops for b in batches if b.dense_crops is not None]),
     )
+
+
+def _join_crops(parts: Sequence[DenseCrops]) -> DenseCrops | None:
+    def joined(kind: str) -> torch.Tensor | None:
+        maps = [getattr(part, kind) for part in parts]
+        return None if any(each is None for each in maps) else torch.cat(maps)
+
+    if not parts:
+        return None
+    return DenseCrops(joined("semantic"), joined("instances"), joined("depth"))
 
 
 def join_tokens(parts: Sequence[Tokens]) -> Tokens:
@@ -141,4 +154,18 @@ def _pictures(batch: Batch, chosen: range) -> Batch:
             selector: Selected(found.values[cut], found.there[cut])
             for selector, found in batch.selected.items()
         },
+        crops=batch.crops[chosen.start : chosen.stop],
+        dense=batch.dense[chosen.start : chosen.stop],
+        dense_crops=None
+        if batch.dense_crops is None
+        else DenseCrops(
+            *(
+                None if labels is None else labels[cut]
+                for labels in (
+                    batch.dense_crops.semantic,
+                    batch.dense_crops.instances,
+                    batch.dense_crops.depth,
+                )
+            )
+        ),
     )

@@ -1,7 +1,8 @@
 """One feature vector a picture out of its tokens: which token, of which layer, normed or not.
 
-What a classifier is given. Kinds are never mixed: which token is a register or a patch is the
-layout's to say (``harness/backbone/layout.py``).
+What a classifier is given; or all patches of a picture side by side, for a dense probe. Kinds are
+never mixed: which token is a register or a patch is the layout's to say
+(``harness/backbone/layout.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from harness.backbone.architecture import Architecture
 from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
+from harness.data.views import View
+from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule
 from harness.task import NotApplicable
 
@@ -39,20 +42,22 @@ DRAWN = frozenset({"register", "patch", "outlier", "normal"})
 
 @dataclass(frozen=True)
 class Selector:
-    """Which token of a layer stands for the picture.
+    """Which token of a layer stands for the picture, or ``patches``: all of them, row by row.
 
     ``global``: the released global feature (class token or pooled), of the last layer and normed;
     ``center``: the patch in row H//2, column W//2; ``outlier``, ``normal``: a patch whose norm
     before the final norm is above ``rule``'s cut-off, or not. Of a kind in ``DRAWN`` one token a
-    picture is drawn, by ``seed``, ``draw`` and the picture's id alone.
+    picture is drawn, by ``seed``, ``draw`` and the picture's id alone. With ``half`` values are
+    rounded to half precision, and take half the room.
     """
 
-    token: TokenName
+    token: TokenName | Literal["patches"]
     layer: int
     norm: bool = True
     rule: OutlierRule | None = None
     draw: int = 0
     seed: int = 0
+    half: bool = False
 
     def __post_init__(self) -> None:
         if (self.rule is None) == (self.token in {"outlier", "normal"}):
@@ -69,14 +74,17 @@ class Selector:
     def facts(self) -> dict[str, Any]:
         """As JSON; what draws nothing has no seed."""
         facts = asdict(self)
+        if not self.half:
+            del facts["half"]  # as it was before there was any
         if self.token not in DRAWN:
             del facts["draw"], facts["seed"]
         return facts
 
 
 class Selected(NamedTuple):
-    """``values [B, D]`` float32, and ``there [B]``: whether the picture has such a token at all
-    (a row without one is 0)."""
+    """``values [B, D]`` float32, or float16 of a ``half`` selector, and ``there [B]``: whether the
+    picture has such a token at all (a row without one is 0). Of ``patches`` D is H·W·D, which
+    ``patch_grid`` parts again."""
 
     values: Tensor
     there: Tensor
@@ -98,9 +106,25 @@ def applicable(selector: Selector, architecture: Architecture) -> None:
         )
 
 
-def width(selector: Selector, architecture: Architecture) -> int:
-    """How many numbers the feature has (for planning: a pooling that projects may differ)."""
+def width(selector: Selector, architecture: Architecture, view: View | None = None) -> int:
+    """How many numbers the feature has (for planning: a pooling that projects may differ).
+    ``patches`` need the view, which decides how many there are."""
+    if selector.token == "patches":
+        padded: tuple[int, int] = getattr(view, "padded")  # noqa: B009 (it has one size)
+        height, across = padded
+        return architecture.width * (height // architecture.patch) * (across // architecture.patch)
     return architecture.width * (2 if selector.token == "cls+patch-mean" else 1)
+
+
+def row_bytes(selector: Selector, architecture: Architecture, view: View) -> int:
+    """What the feature of one picture takes."""
+    return (2 if selector.half else 4) * width(selector, architecture, view)
+
+
+def patch_grid(values: Tensor, padded: tuple[int, int], patch: int) -> Tensor:
+    """What ``patches`` selected, ``[B, H·W·D]`` -> ``[B, H, W, D]``; ``padded`` is the (height,
+    width) of the pictures in pixels, as their geometry tells it."""
+    return values.reshape(len(values), padded[0] // patch, padded[1] // patch, -1)
 
 
 def select(
@@ -109,7 +133,28 @@ def select(
     ids: Sequence[str],
     cutoffs: Mapping[OutlierRule, float],
 ) -> Selected:
-    """The chosen token of every row; ``ids`` are the rows' pictures."""
+    """The chosen token of every row; ``ids`` are the rows' pictures.
+
+    Raises ``HarnessError`` where half precision cannot hold a value.
+    """
+    found = _select(selector, tokens, ids, cutoffs)
+    if not selector.half:
+        return found
+    values = found.values.half()
+    if not torch.equal(torch.isfinite(values), torch.isfinite(found.values)):
+        raise HarnessError(
+            f"the {selector.token} of layer {selector.layer} has values beyond 65,504, which half "
+            "precision cannot hold: keep it in single precision"
+        )
+    return Selected(values, found.there)
+
+
+def _select(
+    selector: Selector,
+    tokens: Mapping[Read, Tokens],
+    ids: Sequence[str],
+    cutoffs: Mapping[OutlierRule, float],
+) -> Selected:
     chosen = tokens[Read(selector.layer, "token", selector.norm)]
     patches = chosen.patches.flatten(1, 2)
     everywhere = torch.ones(len(ids), dtype=torch.bool, device=patches.device)
@@ -124,6 +169,8 @@ def select(
             values = patches.float().mean(1)
         case "cls+patch-mean":
             values = torch.cat([_cls(chosen).float(), patches.float().mean(1)], dim=1)
+        case "patches":
+            values = patches.flatten(1)
         case "center":
             rows, columns = chosen.patches.shape[1:3]
             values = chosen.patches[:, rows // 2, columns // 2]

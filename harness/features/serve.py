@@ -15,17 +15,26 @@ from itertools import groupby
 
 from harness.backbone.vit import Backbone
 from harness.data.dataset import Dataset
-from harness.features.extract import Pass, Tally, stream
+from harness.data.views import Geometry
+from harness.features.extract import (
+    LABEL_BYTES,
+    Pass,
+    Tally,
+    dense_crops,
+    note_bad,
+    stream,
+)
 from harness.features.keys import RunningModel, Source, feature_key
-from harness.features.loading import load
+from harness.features.loading import Loaded, load
 from harness.features.select import Selected, Selector
-from harness.features.store import Feature, Filling, Rows, Store, geometry_of
+from harness.features.store import Feature, Filling, Rows, Store, geometry_of, shard_size
 from harness.task import Batch
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a pass over all pictures of a data set, each once, is run."""
+    """How a pass over all pictures of a data set, each once, is run. ``shard`` is what
+    ``shard_size`` gives."""
 
     backbone: Backbone
     dataset: Dataset
@@ -50,9 +59,10 @@ def stored_features(
 ) -> dict[Selector, Feature]:
     """What the store has, or will have, of every selector of a pass."""
     found = {}
+    shard = shard_size(store, wanted.selectors, running.architecture, wanted.view)
     for selector in wanted.selectors:
         cutoff = None if selector.rule is None else wanted.cutoffs[selector.rule]
-        key = feature_key(running, source, store.shard, selector, cutoff)
+        key = feature_key(running, source, shard, selector, cutoff)
         found[selector] = store.feature(key, pictures)
     return found
 
@@ -101,7 +111,8 @@ def _usable(reader: Reader, features: Mapping[Selector, Feature], shard: int) ->
 
 
 def _stored(reader: Reader, shard: int, rows: Mapping[Selector, Rows]) -> Iterator[Batch]:
-    """The pictures of a shard as batches, one a patch grid, without those that are bad."""
+    """The pictures of a shard as batches, without those that are bad: one a patch grid, or where
+    labels are read as many as a forward batch has."""
     places, first = reader.places(shard), next(iter(rows.values()))
     samples = reader.dataset.samples
     reader.tally.bad += [(samples[places[row]].id, why) for row, why in first.bad.items()]
@@ -110,23 +121,74 @@ def _stored(reader: Reader, shard: int, rows: Mapping[Selector, Rows]) -> Iterat
     for row, each in enumerate(geometry):
         if row not in first.bad:
             by_size.setdefault(each.padded, []).append(row)
-    for chosen in by_size.values():
-        pictures = [samples[places[row]] for row in chosen]
-        yield Batch(
-            tokens={},
-            attention={},
-            ids=tuple(sample.id for sample in pictures),
-            targets=tuple(sample.target for sample in pictures),
-            sample=tuple(range(len(chosen))),
-            geometry=tuple(geometry[row] for row in chosen),
-            selected={
-                selector: Selected(found.values[chosen], found.there[chosen])
-                for selector, found in rows.items()
-            },
-        )
-        reader.tally.pictures += len(chosen)
-        reader.on_picture(len(chosen))
+    for alike in by_size.values():
+        if reader.wanted.dense is None:
+            yield _batch(reader, places, geometry, rows, alike, ())
+        else:
+            yield from _labelled(reader, places, geometry, rows, alike)
     reader.on_picture(len(first.bad))
+
+
+def _labelled(
+    reader: Reader,
+    places: range,
+    geometry: Sequence[Geometry],
+    rows: Mapping[Selector, Rows],
+    alike: Sequence[int],
+) -> Iterator[Batch]:
+    """Pictures of a shard with labels, which are read now: a few of them at a time."""
+    row_of = {places[row]: row for row in alike}
+    size = reader.tally.batch_size
+    waiting: list[Loaded] = []
+    for loaded in load(
+        reader.dataset,
+        reader.wanted.view,
+        list(row_of),
+        reader.seed,
+        reader.workers,
+        reader.wanted.dense,
+    ):
+        if loaded.bad is not None:
+            note_bad(reader.dataset, loaded, reader.tally, reader.skip_bad)
+            reader.on_picture(1)
+            continue
+        waiting.append(loaded)
+        if len(waiting) == size or sum(each.label_bytes for each in waiting) >= LABEL_BYTES:
+            chosen = [row_of[each.index] for each in waiting]
+            yield _batch(reader, places, geometry, rows, chosen, waiting)
+            waiting = []
+    if waiting:
+        chosen = [row_of[each.index] for each in waiting]
+        yield _batch(reader, places, geometry, rows, chosen, waiting)
+
+
+def _batch(
+    reader: Reader,
+    places: range,
+    geometry: Sequence[Geometry],
+    rows: Mapping[Selector, Rows],
+    chosen: Sequence[int],
+    loaded: Sequence[Loaded],
+) -> Batch:
+    """These rows of a shard as a batch, with the labels of ``loaded``."""
+    pictures = [reader.dataset.samples[places[row]] for row in chosen]
+    reader.tally.pictures += len(chosen)
+    reader.on_picture(len(chosen))
+    return Batch(
+        tokens={},
+        attention={},
+        ids=tuple(sample.id for sample in pictures),
+        targets=tuple(sample.target for sample in pictures),
+        sample=tuple(range(len(chosen))),
+        geometry=tuple(geometry[row] for row in chosen),
+        selected={
+            selector: Selected(found.values[chosen], found.there[chosen])
+            for selector, found in rows.items()
+        },
+        crops=(1,) * len(chosen),
+        dense=tuple(each.dense for each in loaded if each.dense is not None),
+        dense_crops=dense_crops([crop for each in loaded for crop in each.crops]),
+    )
 
 
 def _run(
@@ -190,6 +252,8 @@ class _Storing:
         shard = self._left.pop(0)
         told = self._reader.tally.bad
         bad = {self._rows[name]: why for name, why in told if name in self._rows}
-        for selector, filling in self._filling.items():
-            self._features[selector].write(shard, filling.rows(bad))
+        # What is bad for its labels alone has features, which this pass did not look for.
+        if not self._rows.keys() & self._reader.tally.bad_labels:
+            for selector, filling in self._filling.items():
+                self._features[selector].write(shard, filling.rows(bad))
         self._begin()

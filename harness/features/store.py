@@ -1,6 +1,7 @@
 """The feature store: vectors that were computed once, kept in files that are never wrong.
 
-``FOLDER/<key>/manifest.json`` names shards of ``SHARD`` pictures with their sha256; a shard is a
+``FOLDER/<key>/manifest.json`` names shards of ``SHARD`` pictures, or of as many as ``SHARD_BYTES``
+hold, with their sha256; a shard is a
 safetensors file that holds the rows of its pictures in the data set's order. Both get their names
 in one rename each, under the key's lock: a shard is there or it is not. One that is damaged, cut
 short or in the wrong place is not there, and is made again.
@@ -15,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +25,17 @@ import torch
 from torch import Tensor
 
 from harness.atomic import locked, replace, sweep
-from harness.data.views import Geometry
+from harness.backbone.architecture import Architecture
+from harness.data.views import Geometry, View
 from harness.documents import canonical_json
 from harness.errors import HarnessError
 from harness.features.keys import Key
+from harness.features.select import Selector, row_bytes
 
 SHARD = 1024
 """Pictures in a shard: what a killed run loses of its work, at most."""
+SHARD_BYTES = 2**27
+"""A shard that would be larger has fewer pictures: it is in memory once when it is written."""
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _TROUBLE = (OSError, HarnessError, NotImplementedError)  # the last: a disk without locks
@@ -46,8 +51,8 @@ def default_folder() -> Path:
 
 
 class Rows(NamedTuple):
-    """One shard: ``values [n, D]`` float32, ``there [n]`` bool, ``geometry [n, 12]`` int32, and by
-    row why a picture could not be used (its row is 0). All on the CPU."""
+    """One shard: ``values [n, D]`` float32 or float16, ``there [n]`` bool, ``geometry [n, 13]``
+    int32, and by row why a picture could not be used (its row is 0). All on the CPU."""
 
     values: Tensor
     there: Tensor
@@ -56,7 +61,7 @@ class Rows(NamedTuple):
 
 
 class Store:
-    """The folder of a store. ``shard`` is the number of pictures in a shard."""
+    """The folder of a store. ``shard`` is the number of pictures in a shard, at most."""
 
     def __init__(self, folder: Path | None = None, shard: int | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
@@ -84,11 +89,21 @@ class Store:
             self.usable = False
 
 
+def shard_size(
+    store: Store | None, selectors: Collection[Selector], architecture: Architecture, view: View
+) -> int:
+    """Pictures in a shard of a pass that selects these: as many as the store has, or a run without
+    one, but no more than ``SHARD_BYTES`` hold of the widest."""
+    widest = max(row_bytes(selector, architecture, view) for selector in selectors)
+    return max(1, min(SHARD if store is None else store.shard, SHARD_BYTES // widest))
+
+
 class Feature:
     """The vectors of one key: which shards are there, and their rows."""
 
     def __init__(self, store: Store, key: Key, pictures: int, use: bool) -> None:
         self._store, self._key, self._pictures = store, key, pictures
+        self._size = int(key.facts["shard"])
         self.folder = store.folder / key.digest
         self._shards: dict[int, str] = {}
         self._checked: set[int] = set()
@@ -107,7 +122,7 @@ class Feature:
 
     def rows(self, shard: int) -> int:
         """How many pictures a shard holds."""
-        return min(self._store.shard, self._pictures - shard * self._store.shard)
+        return min(self._size, self._pictures - shard * self._size)
 
     def whole(self, shard: int) -> bool:
         """Whether the shard is there and its bytes are those that were written."""
@@ -247,7 +262,7 @@ class Filling:
     def __init__(self, pictures: int) -> None:
         self._pictures = pictures
         self._there = torch.zeros(pictures, dtype=torch.bool)
-        self._geometry = torch.zeros(pictures, 12, dtype=torch.int32)
+        self._geometry = torch.zeros(pictures, 13, dtype=torch.int32)
         self._values: Tensor | None = None
 
     def add(
@@ -255,10 +270,12 @@ class Filling:
     ) -> None:
         """``values [B, D]``, ``there [B]`` of the pictures in ``rows [B]`` of the shard."""
         if self._values is None:
-            self._values = torch.zeros(self._pictures, values.shape[1])
+            self._values = torch.zeros(self._pictures, values.shape[1], dtype=values.dtype)
         self._values[rows] = values.cpu()
         self._there[rows] = there.cpu()
-        flat = [(*each.stored, *each.resized, *each.crop, *each.pad) for each in geometry]
+        flat = [
+            (*each.stored, *each.resized, *each.crop, *each.pad, each.mirrored) for each in geometry
+        ]
         self._geometry[rows] = torch.tensor(flat, dtype=torch.int32)
 
     def rows(self, bad: Mapping[int, str]) -> Rows:
@@ -268,7 +285,7 @@ class Filling:
 
 
 def geometry_of(row: Sequence[int]) -> Geometry:
-    """A row of 12 whole numbers as it was."""
-    a, b, c, d, *rest = row
-    x, y, width, height, left, top, right, bottom = rest
-    return Geometry((a, b), (c, d), (x, y, width, height), (left, top, right, bottom))
+    """A row of 13 whole numbers as it was; older ones, of 12, are of pictures not mirrored."""
+    a, b, c, d, x, y, width, height, left, top, right, bottom, *mirrored = row
+    place, pad = (x, y, width, height), (left, top, right, bottom)
+    return Geometry((a, b), (c, d), place, pad, any(mirrored))

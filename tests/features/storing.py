@@ -19,7 +19,7 @@ from tiny import entry
 from harness import atomic
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
-from harness.data.dataset import Dataset, Sample, Target
+from harness.data.dataset import Dataset, Dense, Sample, Target
 from harness.data.views import CentreCrop, View
 from harness.documents import read_yaml
 from harness.errors import BadPicture
@@ -28,25 +28,34 @@ from harness.features.keys import RunningModel, Source
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
-from harness.features.store import Store
+from harness.features.store import Store, shard_size
 from harness.registry import ModelEntry
 
 SHARD = 8
 BATCH = 3  # no divisor of a shard: where batches begin can be seen
 VIEW = CentreCrop(30, 28)
 ONE = (Selector("global", 3),)
-SELECTORS = (*ONE, Selector("patch-mean", 3), Selector("register", 2, seed=5))
+PATCHES = Selector("patches", 3, half=True)
+SELECTORS = (*ONE, Selector("patch-mean", 3), Selector("register", 2, seed=5), PATCHES)
 Found = dict[Selector, dict[str, torch.Tensor]]
 
 
 class Noise(Dataset):
-    """Small pictures of noise, each by its index; ``broken`` ones cannot be used."""
+    """Small pictures of noise, each by its index, and depth that tells the index; of ``broken``
+    ones the pixels cannot be used, of ``unlabelled`` ones the depth."""
 
     name, split, classes = "noise", "test", ("a", "b")
 
-    def __init__(self, count: int, broken: Collection[int] = ()) -> None:
+    def __init__(
+        self, count: int, broken: Collection[int] = (), unlabelled: Collection[int] = ()
+    ) -> None:
         self.samples = [Sample(f"p{i}", (32, 30), Target(label=i % 2)) for i in range(count)]
-        self.broken = frozenset(broken)
+        self.broken, self.unlabelled = frozenset(broken), frozenset(unlabelled)
+
+    def dense(self, index: int) -> Dense:
+        if index in self.unlabelled:
+            raise BadPicture(f"p{index}: torn depth")
+        return Dense(depth=np.full((30, 32), index + 1, np.float32))
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         if index in self.broken:
@@ -93,7 +102,7 @@ def extract(
     if store is not None:
         pictures = len(dataset.samples)
         features = stored_features(store, model(), source(dataset), wanted, pictures)
-    shard = SHARD if store is None else store.shard
+    shard = min(SHARD, shard_size(store, selectors, backbone.architecture, VIEW))
     counts: list[int] = []
     reader = Reader(backbone, dataset, wanted, tally, 0, 0, skip_bad, shard, counts.append)
     found: Found = {selector: {} for selector in selectors}

@@ -18,9 +18,12 @@ from PIL import Image
 from harness.backbone.architecture import Architecture
 from harness.backbone.layout import TokenLayout
 from harness.backbone.vit import Forward, Read
-from harness.data.dataset import Dataset, Sample, Target
+from harness.data.dataset import Dataset, Dense, Sample, Target
+from harness.data.fixed_size import FixedSize
+from harness.data.segmentation_views import SlidingWindows
 from harness.data.views import Crop, Geometry, WholePicture
 from harness.errors import BadPicture, HarnessError
+from harness.features import extract
 from harness.features.extract import LOOKAHEAD, Pass, Tally, stream
 from harness.features.order import Steps, indices
 from harness.task import Batch, TokenRequest
@@ -43,6 +46,11 @@ class Pictures(Dataset):
         buffer = io.BytesIO()
         Image.new("RGB", self.samples[index].size, (index, 0, 0)).save(buffer, "PNG")
         return buffer.getvalue()
+
+    def dense(self, index: int) -> Dense:
+        """Every pixel's depth and class are the picture's index."""
+        size = self.samples[index].size[::-1]
+        return Dense(np.full(size, index, np.uint8), depth=np.full(size, index, np.float32))
 
 
 class Recorder:
@@ -355,3 +363,94 @@ def test_steps_refuse_crops_of_several_sizes_even_in_full_batches() -> None:
     steps = Steps(1)
     with pytest.raises(HarnessError, match="one size"):
         [part for batch in batches for part in steps.add(batch)]
+
+
+# -------------------------------------------------------------------------------------- labels
+
+WINDOWS = SlidingWindows(4, 8, 8, 6)
+FIXED = FixedSize(4, (8, 6))
+
+
+def check_labels(batches: Sequence[Batch]) -> list[str]:
+    """Every row has the labels of its own picture; gives the ids in order."""
+    for batch in batches:
+        for row, picture in enumerate(batch.sample):
+            index = int(batch.ids[picture][1:])
+            if batch.dense:
+                dense = batch.dense[picture]
+                assert dense.semantic is not None and dense.depth is not None
+                width, height = batch.geometry[row].stored
+                assert dense.semantic.shape == dense.depth.shape == (height, width)
+                assert (dense.semantic == index).all() and (dense.depth == index).all()
+            else:
+                found = batch.dense_crops
+                assert found is not None and found.instances is None
+                assert found.semantic is not None and found.depth is not None
+                assert found.semantic.dtype == torch.uint8
+                assert found.depth.dtype == torch.float32
+                height, width = batch.geometry[row].padded
+                assert found.depth[row].shape == (height, width)
+                assert (found.semantic[row][:, 1:7] == index).all()
+                assert (found.depth[row][:, 1:7] == index).all()
+                assert (found.semantic[row][:, [0, 7]] == 255).all(), "the padding"
+                assert (found.depth[row][:, [0, 7]] == 0).all()
+    return [image for batch in batches for image in batch.ids]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from([(8, 8), (9, 8), (8, 30), (20, 20)]), min_size=1, max_size=12),
+    st.sampled_from([1, 7, 64]),
+    st.sampled_from(["crops", "pictures"]),
+    st.integers(1, 5),
+)
+def test_labels_come_with_the_picture_that_they_are_of(
+    sizes: list[tuple[int, int]], batch_size: int, dense: Any, step_size: int
+) -> None:
+    wanted = Pass(FIXED if dense == "crops" else WINDOWS, WHOLE.reads, dense=dense)
+    batches, _, _ = run(Pictures(sizes), batch_size, wanted)
+    assert sorted(check_labels(batches)) == sorted(f"p{i}" for i in range(len(sizes)))
+    for batch in batches:
+        assert len(batch.crops) == len(batch.ids)
+        assert bool(batch.dense) == (dense == "pictures") == (batch.dense_crops is None)
+        for picture, count in enumerate(batch.crops):
+            assert batch.sample.count(picture) == count  # windows of a picture have one size
+    if dense == "crops":
+        steps = Steps(step_size)
+        dealt = [part for batch in batches for part in steps.add(batch)] + list(steps.rest())
+        assert check_labels(dealt) == check_labels(batches)
+        assert [len(part.ids) for part in dealt[:-1]] == [step_size] * (len(dealt) - 1)
+        for part in dealt:
+            assert part.crops == (1,) * len(part.ids)
+            assert part.dense_crops is not None and part.dense_crops.depth is not None
+            assert len(part.dense_crops.depth) == len(part.ids)
+
+
+def test_steps_deal_out_labels_of_pictures_with_their_windows() -> None:
+    batches, _, _ = run(Pictures([(30, 30)] * 5), 4, Pass(WINDOWS, WHOLE.reads, dense="pictures"))
+    steps = Steps(2)
+    dealt = [part for batch in batches for part in steps.add(batch)] + list(steps.rest())
+    assert check_labels(dealt) == [f"p{i}" for i in range(5)]
+    assert [len(part.dense) for part in dealt] == [2, 2, 1]
+
+
+def test_a_picture_seen_at_several_sizes_is_whole_before_the_next_begins() -> None:
+    several = SlidingWindows(4, 16, 8, 6, scales=(0.25, 1.0))
+    batches, _, _ = run(Pictures([(8, 8)] * 3), 64, Pass(several, WHOLE.reads, dense="pictures"))
+    assert [batch.ids for batch in batches] == [("p0",)] * 2 + [("p1",)] * 2 + [("p2",)] * 2
+    assert {batch.crops for batch in batches} == {(10,)}
+    assert [len(batch.sample) for batch in batches[:2]] == [1, 9]
+    check_labels(batches)
+
+
+def test_labels_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "LABEL_BYTES", 3 * 8 * 8 * 5)
+    wanted = Pass(WINDOWS, WHOLE.reads, dense="pictures")
+    batches, _, _ = run(Pictures([(8, 8)] * 8), 64, wanted)
+    assert [len(batch.ids) for batch in batches] == [3, 3, 2]
+    sizes = [(8, 8), (8, 12)] * 4
+    batches, _, _ = run(Pictures(sizes), 64, wanted)
+    check_labels(batches)
+    assert max(len(batch.ids) for batch in batches) <= 2
+    batches, _, _ = run(Pictures(sizes), 64, Pass(WINDOWS, WHOLE.reads))
+    assert [len(batch.ids) for batch in batches] == [4, 4], "no labels, no bound"

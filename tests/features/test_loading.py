@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from harness.data.dataset import Dataset, Sample
+from harness.data.dataset import Dataset, Dense, Sample
+from harness.data.depth_views import DepthTraining
+from harness.data.joint import Labelled
+from harness.data.segmentation_views import SegmentationTraining, SlidingWindows
 from harness.data.views import CentreCrop, RandomResizedCropFlip, View
 from harness.features.loading import load, occurrences, view_seed
 from harness.features.order import indices, shuffled
@@ -26,6 +29,11 @@ class Noise(Dataset):
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return np.random.default_rng(index).integers(0, 256, (30, 40, 3), np.uint8)
+
+    def dense(self, index: int) -> Dense:
+        draw = np.random.default_rng(index)
+        depth = draw.uniform(1, 9, (30, 40)).astype(np.float32)
+        return Dense(semantic=draw.integers(0, 5, (30, 40), np.uint8), depth=depth)
 
 
 def crops(
@@ -83,3 +91,50 @@ def test_a_shuffled_request_reads_in_that_order() -> None:
     assert list(indices(request, 5, 6)) == list(shuffled(5, 12, 6))
     assert list(indices(TokenRequest(AUGMENTED, (0,)), 5, 6)) == [0, 1, 2, 3, 4]
     assert list(indices(request, 0, 6)) == []
+
+
+JOINT: list[tuple[View, Labelled]] = [
+    (SegmentationTraining(4, crop=20, short=20), "crops"),
+    (DepthTraining(4, crop=(20, 24), cut=None), "crops"),
+    (SlidingWindows(4, 20, 16, 11), "pictures"),
+]
+
+
+def everything(
+    view: View, labelled: Labelled, order: Sequence[int], workers: int, seed: int = 4
+) -> list[object]:
+    """All that comes of a reading, bit by bit."""
+
+    def bits(dense: Dense | None) -> object:
+        if dense is None:
+            return None
+        assert dense.semantic is not None and dense.depth is not None
+        return dense.semantic.tobytes(), dense.depth.tobytes()
+
+    return [
+        (
+            each.index,
+            [(crop.pixels.tobytes(), crop.geometry, bits(crop.dense)) for crop in each.crops],
+            bits(each.dense),
+        )
+        for each in load(Noise(5), view, order, seed, workers, labelled)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("view", "labelled"), JOINT)
+def test_pictures_and_labels_are_the_same_with_any_number_of_workers(
+    view: View, labelled: Labelled
+) -> None:
+    order = shuffled(5, 12, seed=4)
+    alone = everything(view, labelled, order, 0)
+    assert everything(view, labelled, order, 1) == alone
+    assert everything(view, labelled, order, 3) == alone
+    assert len({str(each) for each in alone}) == (5 if labelled == "pictures" else 12)
+
+
+def test_what_labels_take_in_memory_is_known() -> None:
+    (crops,) = load(Noise(1), JOINT[0][0], [0], 0, 0, "crops")
+    (whole,) = load(Noise(1), JOINT[2][0], [0], 0, 0, "pictures")
+    (none,) = load(Noise(1), JOINT[0][0], [0], 0, 0)
+    assert (crops.label_bytes, whole.label_bytes, none.label_bytes) == (5 * 400, 5 * 1200, 0)

@@ -11,7 +11,15 @@ from torch import Tensor
 from harness.backbone.layout import TokenLayout, Tokens
 from harness.backbone.vit import Read
 from harness.features.outliers import OutlierRule
-from harness.features.select import DRAWN, TOKENS, Selected, Selector, TokenName, select
+from harness.features.select import (
+    DRAWN,
+    TOKENS,
+    Selected,
+    Selector,
+    TokenName,
+    patch_grid,
+    select,
+)
 
 RULE = OutlierRule("norm", 5.0)
 LAYER = 3
@@ -139,3 +147,24 @@ def test_facts_name_what_moves_the_value_and_nothing_else() -> None:
     assert selector("cls", seed=1).facts() == selector("cls", draw=3).facts()
     assert selector("patch", seed=1).facts() != selector("patch").facts()
     assert selector("patch", draw=1).facts() != selector("patch").facts()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_patches_are_all_of_them_row_by_row_and_nothing_else(half: bool) -> None:
+    every = Selector("patches", LAYER, half=half)
+    tokens = sequence(4, TokenLayout(1, 4))
+    other = Tokens(None, tokens.registers * 3 + 1, tokens.patches)
+    last = sequence(4, TokenLayout(1, 4, "suffix"))
+    found = [
+        select(every, {Read(LAYER, "token", True): each}, ["a", "b", "c"], {})
+        for each in (tokens, other, last)
+    ]
+    kind = torch.float16 if half else torch.float32
+    for values, there in found:
+        assert values.dtype == kind and there.all()
+        assert torch.equal(patch_grid(values, (30, 40), 10), tokens.patches.to(kind))
+
+
+def test_a_feature_in_half_precision_is_another() -> None:
+    assert "half" not in selector("cls").facts(), "keys of what is stored stay as they were"
+    assert Selector("cls", LAYER, half=True).facts()["half"] is True

@@ -116,6 +116,7 @@ MOVES: dict[str, Callable[[Ingredients], Ingredients]] = {
     "layer": selected(layer=2),
     "final norm": selected(norm=False),
     "draw": selected(draw=2),
+    "half precision": selected(half=True),
     "seed of the draw": selected(seed=3),
     "cut-off": lambda one: replace(one, cutoff=5.0000001),
     "pictures run together": lambda one: replace(one, shard=5),
