@@ -38,6 +38,7 @@ check: install
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install
 	$(BIN)/harness bench lost
+	$(BIN)/harness bench tokencut
 	$(BIN)/harness bench paint
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
 	$(BIN)/harness bench knn

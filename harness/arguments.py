@@ -263,11 +263,11 @@ def parser() -> argparse.ArgumentParser:
     bench = add(
         "bench",
         "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
-        "linear heads and the logistic path against the plain way, stored features against a "
-        "stream of pictures, the painter of scenes",
+        "linear heads, the logistic path and TokenCut's cut against the plain way, stored features "
+        "against a stream of pictures, the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
-    measured = "extract", "knn", "linear", "logistic", "lost", "paint", "stored"
+    measured = "extract", "knn", "linear", "logistic", "lost", "paint", "stored", "tokencut"
     bench.add_argument("what", choices=measured)
     bench.add_argument("--model", metavar="NAME")
     bench.add_argument("--dataset", metavar="NAME")

@@ -6,11 +6,178 @@ CorLoc: the share of pictures whose box overlaps some annotated object with an I
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, StrictInt
 from scipy import ndimage
 
-from harness.data.dataset import Boxes
+from harness.backbone.vit import Precision, Read
+from harness.data.dataset import Boxes, Dataset, Role
+from harness.data.views import WholePicture
+from harness.errors import HarnessError
+from harness.selection import held_out
+from harness.task import (
+    Batch,
+    Context,
+    Evaluation,
+    MetricSpec,
+    NotApplicable,
+    Outcome,
+    Protocol,
+    TokenRequest,
+)
+
+if TYPE_CHECKING:
+    from harness.backbone.architecture import Architecture
+
+
+class DiscoveryProtocol(Protocol):
+    """What a discovery of objects settles before it looks at a token."""
+
+    version: str = "1.0"
+    view: Literal["whole picture, zeros right and below"] = "whole picture, zeros right and below"
+    iou: float = Field(0.5, ge=0.5, le=0.5, description="an object is found from this on")
+    keep_hard: bool = Field(True, description="difficult and truncated objects count")
+    max_patches: StrictInt = Field(16_384, ge=1, le=65_535)
+    precision: Precision = "fp32"
+
+
+class SweptDiscoveryProtocol(DiscoveryProtocol):
+    """A discovery with several settings, of which the one that finds most is reported."""
+
+    selected_on: Literal["held-out pictures", "test"]
+    selection_share: float = Field(0.2, gt=0, lt=1)
+
+
+class Found(NamedTuple):
+    """What a setting finds in a picture: the row-major index of the seed, a mask
+    ``[rows, columns]``, and what else is to be told of it, in the order of ``flags``."""
+
+    seed: int
+    mask: NDArray[np.bool_]
+    told: tuple[bool, ...]
+
+
+class DiscoveryEvaluation(Evaluation):
+    """Boxes at every point of a grid of settings (of one, where nothing is swept), their CorLoc.
+
+    A discovery fills ``found``. ``flags`` name what it tells of a picture beside the box, each
+    with the metric that counts it. What is kept of a picture is four bytes for every number of a
+    point's row and its id: with the 504 points of LOST's sweep, 16 KB.
+    """
+
+    flags: ClassVar[Mapping[str, str]]
+
+    def __init__(self, context: Context[Any], points: Sequence[Mapping[str, Any]]) -> None:
+        self.protocol: DiscoveryProtocol = context.protocol
+        self._patch = context.architecture.patch
+        self._points = points
+        self._order = {s.id: i for i, s in enumerate(context.datasets["test"].samples)}
+        self._rows: dict[str, NDArray[np.int32]] = {}
+        self._skipped = 0
+
+    @classmethod
+    def requests(
+        cls,
+        architecture: Architecture,
+        datasets: Mapping[Role, Dataset],
+        protocol: DiscoveryProtocol,
+        reads: Sequence[Read],
+        points: int,
+    ) -> dict[Role, TokenRequest]:
+        """Every test picture whole, once. Raises ``NotApplicable`` where there are no boxes."""
+        if "test" not in datasets or not datasets["test"].has_boxes:
+            raise NotApplicable("the data set has no boxes")
+        request = TokenRequest(
+            view=WholePicture(architecture.patch, protocol.max_patches),
+            layers=tuple(dict.fromkeys(read.layer for read in reads)),
+            facets=tuple(dict.fromkeys(read.facet for read in reads)),
+            norm=any(read.norm for read in reads),
+            precision=protocol.precision,
+            bytes_per_picture=4 * (6 + len(cls.flags)) * points,
+        )
+        return {"test": request}
+
+    @abstractmethod
+    def found(self, batch: Batch, row: int) -> Iterator[Found]:
+        """Of the picture in that row of the batch, at each point of the grid in its order."""
+
+    def update(self, role: Role, batch: Batch) -> None:
+        for row, index in enumerate(batch.sample):
+            targets = objects(batch.targets[index].boxes, self.protocol.keep_hard)
+            if not len(targets):
+                self._skipped += 1
+                continue
+            rows: list[tuple[int, ...]] = []
+            for seed, mask, told in self.found(batch, row):
+                box = component_box(mask, seed, self._patch, batch.geometry[row].stored)
+                rows.append((*box, seed, finds(box, targets), *told))
+            self._rows[batch.ids[index]] = np.array(rows, np.int32)
+
+    def finish(self) -> Outcome:
+        ids = sorted(self._rows, key=self._order.__getitem__)
+        if not ids:
+            name = self.protocol.name
+            raise HarnessError(f"{name}: no picture with a box was scored; CorLoc has no value")
+        counts = {"skipped_no_box": self._skipped}
+        if not isinstance(self.protocol, SweptDiscoveryProtocol):
+            return self._outcome(ids, 0, counts)
+        held = _held_out(ids, self.protocol)
+        choosing = [image for image, keep in zip(ids, held, strict=True) if keep]
+        hits = np.mean([self._rows[image][:, 5] for image in choosing], axis=0)
+        best = int(np.argmax(hits))  # the first of equals, in grid order
+        reported = np.ones(len(ids), bool) if self.protocol.selected_on == "test" else ~held
+        counts |= {"selection_pictures": int(held.sum())}
+        scored = [image for image, keep in zip(ids, reported, strict=True) if keep]
+        outcome = self._outcome(scored, best, counts)
+        sweep = [
+            {**point, "corloc_on_selection": round(100 * float(hit), 4)}
+            for point, hit in zip(self._points, hits, strict=True)
+        ]
+        return Outcome(
+            outcome.columns,
+            outcome.metrics,
+            counts,
+            outcome.resolved,
+            self.protocol.selected_on,
+            {"chosen": sweep[best], "sweep": sweep},
+        )
+
+    def _outcome(self, ids: list[str], point: int, counts: Mapping[str, int]) -> Outcome:
+        """The outcome of these pictures at one point of the grid."""
+        table = np.stack([self._rows[image][point] for image in ids])
+        columns: dict[str, Any] = {"image_id": ids}
+        columns |= dict(zip(("x0", "y0", "x1", "y1", "seed"), table.T, strict=False))
+        facts = table[:, 5:].T.astype(bool)
+        columns |= dict(zip(("hit", *self.flags), facts, strict=True))
+        metrics = {"corloc": MetricSpec("hit", "%", True, 100)}
+        metrics |= {
+            metric: MetricSpec(flag, "%", False, 100) for flag, metric in self.flags.items()
+        }
+        return Outcome(columns, metrics, counts, resolved=self._points[point])
+
+    def state(self) -> object:
+        return self._rows, self._skipped
+
+    def load(self, state: Any) -> None:
+        self._rows, self._skipped = dict(state[0]), state[1]
+
+    def merge(self, other: Self) -> None:
+        self._rows |= other._rows
+        self._skipped += other._skipped
+
+
+def _held_out(ids: Sequence[str], protocol: SweptDiscoveryProtocol) -> NDArray[np.bool_]:
+    """Which pictures choose the setting: all of them, or a share."""
+    if protocol.selected_on == "test":
+        return np.ones(len(ids), bool)
+    if len(ids) < 2:
+        raise HarnessError(f"{protocol.name}: two pictures with boxes are needed, {len(ids)} given")
+    return held_out(ids, protocol.selection_share)
 
 
 def component_box(

@@ -8,48 +8,37 @@ vote that holds the seed. Darcet et al. (section 3.3) add a bias to the affiniti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, StrictInt, model_validator
 from torch import Tensor
 
 from harness.backbone.architecture import Architecture
 from harness.backbone.layout import Facet
-from harness.backbone.vit import Precision, Read
+from harness.backbone.vit import Read
 from harness.data.dataset import Dataset, Role
-from harness.data.views import WholePicture
-from harness.discovery import component_box, finds, objects
-from harness.errors import HarnessError
-from harness.selection import held_out
-from harness.task import (
-    Batch,
-    Context,
-    Evaluation,
-    MetricSpec,
-    NotApplicable,
-    Outcome,
-    Protocol,
-    Task,
-    TokenRequest,
-    resolve_layers,
+from harness.discovery import (
+    DiscoveryEvaluation,
+    DiscoveryProtocol,
+    Found,
+    SweptDiscoveryProtocol,
+    component_box,
 )
+from harness.errors import HarnessError
+from harness.task import Batch, Context, Task, TokenRequest, resolve_layers
 
 BiasUnit = Literal["absolute", "mean squared norm"]
 
 _ROWS = 512  # of the affinities compared at a time
 
 
-class LostProtocol(Protocol):
+class LostProtocol(DiscoveryProtocol):
     """LOST with one setting; the defaults are the official code's."""
 
     name: str = "lost"
-    version: str = "1.0"
-    view: Literal["whole picture, zeros right and below"] = "whole picture, zeros right and below"
     facet: Facet = "key"
     layer: StrictInt = -1
     norm: bool = Field(False, description="final norm (facet token only)")
@@ -58,10 +47,6 @@ class LostProtocol(Protocol):
     bias_unit: BiasUnit = "absolute"
     k: StrictInt = Field(100, ge=1, description="how many of the most object-like patches may vote")
     tie_break: Literal["lowest index"] = "lowest index"
-    iou: Literal[0.5] = 0.5
-    keep_hard: bool = Field(True, description="difficult and truncated objects count")
-    max_patches: StrictInt = Field(16_384, ge=1, le=65_535)
-    precision: Precision = "fp32"
 
     @model_validator(mode="after")
     def _only_tokens_are_normed(self) -> Self:
@@ -70,12 +55,9 @@ class LostProtocol(Protocol):
         return self
 
 
-class SweptLostProtocol(Protocol):
+class SweptLostProtocol(SweptDiscoveryProtocol):
     """LOST over layers, facets, unit length or not, and biases: the best setting is reported."""
 
-    name: str
-    version: str = "1.0"
-    view: Literal["whole picture, zeros right and below"] = "whole picture, zeros right and below"
     layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)
     facets: tuple[Facet, ...] = Field(("query", "key", "value"), min_length=1)
     normalised: tuple[bool, ...] = Field((True, False), min_length=1)
@@ -84,14 +66,8 @@ class SweptLostProtocol(Protocol):
         tuple(round(-1 + step / 20, 2) for step in range(21)), min_length=1
     )
     bias_unit: Literal["mean squared norm"] = "mean squared norm"
-    selected_on: Literal["held-out pictures", "test"]
-    selection_share: float = Field(0.2, gt=0, lt=1)
     k: StrictInt = Field(100, ge=1)
     tie_break: Literal["lowest index"] = "lowest index"
-    iou: Literal[0.5] = 0.5
-    keep_hard: bool = True
-    max_patches: StrictInt = Field(16_384, ge=1, le=65_535)
-    precision: Precision = "fp32"
 
 
 class Setting(NamedTuple):
@@ -159,113 +135,30 @@ def votes_of_picture(
     return result
 
 
-class LostEvaluation(Evaluation):
-    """Boxes at every point of a grid (of one point, for plain LOST), and their CorLoc.
-
-    What is kept of a picture is 32 bytes a point and its id: with the sweep's 504 points, 16 KB.
-    """
+class LostEvaluation(DiscoveryEvaluation):
+    flags: ClassVar[Mapping[str, str]] = {
+        "tied": "tied_seed_fraction",
+        "degenerate": "degenerate_fraction",
+    }
 
     def __init__(self, context: Context[Any], grid: list[Setting]) -> None:
-        self._protocol = context.protocol
-        self._patch = context.architecture.patch
-        self._grid = grid
-        self._order = {s.id: i for i, s in enumerate(context.datasets["test"].samples)}
-        self._rows: dict[str, NDArray[np.int32]] = {}
-        self._skipped = 0
+        super().__init__(context, [setting._asdict() for setting in grid])
+        self._settings: LostProtocol | SweptLostProtocol = context.protocol
+        self._reads = _reads(context.protocol, grid)
+        self._normalised = tuple(dict.fromkeys(s.normalised for s in grid))
+        self._biases = tuple(dict.fromkeys(s.bias for s in grid))
 
-    def update(self, role: Role, batch: Batch) -> None:
-        for row, index in enumerate(batch.sample):
-            targets = objects(batch.targets[index].boxes, self._protocol.keep_hard)
-            if not len(targets):
-                self._skipped += 1
-                continue
-            self._rows[batch.ids[index]] = self._picture(batch, row, targets)
-
-    def _picture(self, batch: Batch, row: int, targets: NDArray[np.int64]) -> NDArray[np.int32]:
-        """``[points, 8]``: x0, y0, x1, y1, seed, hit, tied, degenerate, in grid order."""
-        protocol, picture = self._protocol, batch.geometry[row].stored
-        norm = getattr(protocol, "norm", False)
-        rows: list[tuple[int, ...]] = []
-        sources = dict.fromkeys((s.layer, s.facet) for s in self._grid)
-        normalised = tuple(dict.fromkeys(s.normalised for s in self._grid))
-        biases = tuple(dict.fromkeys(s.bias for s in self._grid))
-        for layer, facet in sources:
-            patches = batch.tokens[Read(layer, facet, norm)].patches[row]
+    def found(self, batch: Batch, row: int) -> Iterator[Found]:
+        unit, k = self._settings.bias_unit, self._settings.k
+        for read in self._reads:
+            patches = batch.tokens[read].patches[row]
             shape = patches.shape[:2]
-            votes = votes_of_picture(
-                patches.flatten(0, 1), normalised, biases, protocol.bias_unit, protocol.k
-            )
+            votes = votes_of_picture(patches.flatten(0, 1), self._normalised, self._biases, unit, k)
             for seeds, tied, degenerate, masks in votes:
                 facts = torch.stack((seeds, tied.long(), degenerate.long()), 1).tolist()
                 grids = masks.reshape(-1, *shape).cpu().numpy()
-                for (seed, is_tied, is_degenerate), mask in zip(facts, grids, strict=True):
-                    box = component_box(mask, seed, self._patch, picture)
-                    rows.append((*box, seed, finds(box, targets), is_tied, is_degenerate))
-        return np.array(rows, np.int32)
-
-    def finish(self) -> Outcome:
-        ids = sorted(self._rows, key=self._order.__getitem__)
-        if not ids:
-            raise HarnessError("lost: no picture with a box was scored; CorLoc has no value")
-        counts = {"skipped_no_box": self._skipped}
-        if isinstance(self._protocol, LostProtocol):
-            return self._outcome(ids, 0, counts)
-        held = _held_out(ids, self._protocol)
-        choosing = [image for image, keep in zip(ids, held, strict=True) if keep]
-        hits = np.mean([self._rows[image][:, 5] for image in choosing], axis=0)
-        best = int(np.argmax(hits))  # the first of equals, in grid order
-        reported = np.ones(len(ids), bool) if self._protocol.selected_on == "test" else ~held
-        counts |= {"selection_pictures": int(held.sum())}
-        scored = [image for image, keep in zip(ids, reported, strict=True) if keep]
-        outcome = self._outcome(scored, best, counts)
-        sweep = [
-            {**setting._asdict(), "corloc_on_selection": round(100 * float(hit), 4)}
-            for setting, hit in zip(self._grid, hits, strict=True)
-        ]
-        return Outcome(
-            outcome.columns,
-            outcome.metrics,
-            counts,
-            outcome.resolved,
-            self._protocol.selected_on,
-            {"chosen": sweep[best], "sweep": sweep},
-        )
-
-    def _outcome(self, ids: list[str], point: int, counts: Mapping[str, int]) -> Outcome:
-        """The outcome of these pictures at one point of the grid."""
-        table = np.stack([self._rows[image][point] for image in ids])
-        names = ("x0", "y0", "x1", "y1", "seed")
-        columns: dict[str, Any] = {"image_id": ids}
-        columns |= {name: table[:, column] for column, name in enumerate(names)}
-        columns |= {
-            name: table[:, 5 + column].astype(bool)
-            for column, name in enumerate(("hit", "tied", "degenerate"))
-        }
-        metrics = {
-            "corloc": MetricSpec("hit", "%", True, 100),
-            "tied_seed_fraction": MetricSpec("tied", "%", False, 100),
-            "degenerate_fraction": MetricSpec("degenerate", "%", False, 100),
-        }
-        return Outcome(columns, metrics, counts, resolved=self._grid[point]._asdict())
-
-    def state(self) -> object:
-        return self._rows, self._skipped
-
-    def load(self, state: Any) -> None:
-        self._rows, self._skipped = dict(state[0]), state[1]
-
-    def merge(self, other: Self) -> None:
-        self._rows |= other._rows
-        self._skipped += other._skipped
-
-
-def _held_out(ids: Sequence[str], protocol: SweptLostProtocol) -> NDArray[np.bool_]:
-    """Which pictures choose the setting: all of them, or a share."""
-    if protocol.selected_on == "test":
-        return np.ones(len(ids), bool)
-    if len(ids) < 2:
-        raise HarnessError(f"{protocol.name}: two pictures with boxes are needed, {len(ids)} given")
-    return held_out(ids, protocol.selection_share)
+                for (seed, *told), mask in zip(facts, grids, strict=True):
+                    yield Found(seed, mask, tuple(told))
 
 
 class Lost(Task[Any]):
@@ -285,18 +178,9 @@ class Lost(Task[Any]):
         protocol: LostProtocol | SweptLostProtocol,
         seed: int = 0,
     ) -> dict[Role, TokenRequest]:
-        if "test" not in datasets or not datasets["test"].has_boxes:
-            raise NotApplicable("the data set has no boxes")
         grid = _grid(protocol, architecture.depth)
-        request = TokenRequest(
-            view=WholePicture(architecture.patch, protocol.max_patches),
-            layers=tuple(dict.fromkeys(setting.layer for setting in grid)),
-            facets=tuple(dict.fromkeys(setting.facet for setting in grid)),
-            norm=getattr(protocol, "norm", False),
-            precision=protocol.precision,
-            bytes_per_picture=32 * len(grid),
-        )
-        return {"test": request}
+        reads = _reads(protocol, grid)
+        return LostEvaluation.requests(architecture, datasets, protocol, reads, len(grid))
 
     def box(
         self, patches: Tensor, patch: int, picture: tuple[int, int]
@@ -314,6 +198,12 @@ class Lost(Task[Any]):
 
     def seeded(self, protocol: LostProtocol | SweptLostProtocol) -> bool:
         return False
+
+
+def _reads(protocol: LostProtocol | SweptLostProtocol, grid: Sequence[Setting]) -> list[Read]:
+    """What the grid is made of, each once, in its order."""
+    norm = isinstance(protocol, LostProtocol) and protocol.norm
+    return list(dict.fromkeys(Read(setting.layer, setting.facet, norm) for setting in grid))
 
 
 def _grid(protocol: LostProtocol | SweptLostProtocol, depth: int) -> list[Setting]:

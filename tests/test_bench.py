@@ -27,6 +27,17 @@ def test_lost_is_measured_against_its_gram_matrix(capsys: pytest.CaptureFixture[
     assert facts["lost_over_gram"] == pytest.approx(ratio, rel=0.01)
 
 
+def test_tokencut_is_measured_against_the_whole_matrix_and_finds_the_same_box(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.bench.tokencut._REPEATS", 1)
+    assert main(["bench", "tokencut", "--device", "cpu", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["patches"], facts["channels"], facts["same_box"]) == (1369, 1024, True)
+    ratio = facts["dense_ms"] / facts["tokencut_ms"]
+    assert facts["times_faster"] == pytest.approx(ratio, rel=0.01)
+
+
 def test_the_painter_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "paint", "--limit", "5", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from discovered import REAL, Named, batch, boxes
 from harness.tasks.lost import (
     LOST,
     LostProtocol,
@@ -26,13 +27,12 @@ from tiny import ARCHITECTURE, REFERENCE
 from harness import evaluate, load_backbone
 from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
-from harness.data.dataset import Boxes, Sample, Target
+from harness.data.dataset import Target
 from harness.data.generated import GeneratedDataset
-from harness.data.views import Geometry
 from harness.discovery import component_box
 from harness.errors import HarnessError
 from harness.records import read_columns, record_path
-from harness.task import Batch, Context, NotApplicable
+from harness.task import Context, NotApplicable
 
 
 def plainly(affinities: np.ndarray, k: int) -> tuple[int, np.ndarray]:
@@ -127,47 +127,6 @@ def test_a_strong_negative_bias_gives_the_seeds_own_patch() -> None:
     assert not found.mask.any()
     box = component_box(found.mask[0].reshape(3, 3).numpy(), int(found.seed[0]), 10, (30, 30))
     assert box == (0, 0, 10, 10)
-
-
-def batch(
-    patches: torch.Tensor,
-    registers: torch.Tensor,
-    target: Target,
-    identity: str = "a",
-    reads: frozenset[Read] = frozenset({Read(3, "key")}),
-) -> Batch:
-    rows, columns = patches.shape[1:3]
-    size = columns * 14, rows * 14
-    tokens = Tokens(patches[:, 0, 0], registers, patches)
-    return Batch(
-        tokens=dict.fromkeys(reads, tokens),
-        attention={},
-        ids=(identity,),
-        targets=(target,),
-        sample=(0,),
-        geometry=(Geometry(size, size, (0, 0, *size), (0, 0, 0, 0)),),
-    )
-
-
-def boxes(*xyxy: tuple[float, ...], crowd: bool = False, difficult: bool = False) -> Target:
-    count = len(xyxy)
-    return Target(
-        Boxes(
-            np.array(xyxy, float).reshape(-1, 4),
-            ("thing",) * count,
-            np.full(count, crowd),
-            np.full(count, difficult),
-            np.full(count, False),
-        )
-    )
-
-
-class Named(GeneratedDataset):
-    """Ids only: what an evaluation needs to know of a data set."""
-
-    def __init__(self, *ids: str) -> None:
-        super().__init__("named", 1)
-        self.samples = [Sample(identity, (70, 70), boxes((0, 0, 70, 70))) for identity in ids]
 
 
 def started(protocol: LostProtocol | SweptLostProtocol, *ids: str):  # type: ignore[no-untyped-def]
@@ -380,14 +339,6 @@ def test_boxes_do_not_depend_on_the_batch_or_the_workers(
     for name in tables[0]:
         np.testing.assert_array_equal(tables[0][name], tables[1][name])
         np.testing.assert_array_equal(tables[0][name], tables[2][name])
-
-
-REAL = """
-raccoon: {{format: voc, root: {0}/raccoon/VOCdevkit/VOC2007, split: trainval}}
-coco256:
-  {{format: coco, root: {0}/coco256, images: val2017,
-    annotations: annotations/instances_val2017.json}}
-"""
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
     assert [str(run) for run in suite.runs] == [
         "lost on scenes-demo",
         "lost on scenes-demo (facet=value)",
+        "tokencut on scenes-demo",
         "knn, logistic on scenes-demo (resize=128; crop=128)",
         "linear on scenes-demo (resize=128; crop=128; min_steps=100)",
         "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=normal; "

@@ -11,6 +11,7 @@ from harness.bench.linear import linear
 from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
 from harness.bench.stored import stored
+from harness.bench.tokencut import tokencut
 from harness.errors import HarnessError
 from harness.options import Options
 
@@ -29,6 +30,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
             return paint(limit)
         case "lost":
             return lost(device)
+        case "tokencut":
+            return tokencut(device)
         case "linear":
             return linear(device)
         case "logistic":
