@@ -223,6 +223,19 @@ def check_finite(values: torch.Tensor, ids: Sequence[str], dataset: str) -> None
         )
 
 
+def joined(
+    batch: Batch, selectors: Sequence[Selector], dataset: str
+) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Of every row the picture's id, the vectors of all ``selectors`` side by side ``[B, W]``, and
+    on the CPU whether it has all of them ``[B]``. Raises ``HarnessError`` for a feature that is not
+    finite."""
+    found = [batch.selected[each] for each in selectors]
+    features = torch.cat([each.values for each in found], dim=1)
+    ids = [batch.ids[picture] for picture in batch.sample]
+    check_finite(features, ids, dataset)
+    return ids, features, torch.stack([each.there for each in found]).all(0).cpu()
+
+
 class Examples(NamedTuple):
     """Pictures of one role that have the token, in the data set's order: ``features [n, D]``
     float32 on the CPU, ``labels [n]`` int64; where pictures may be of several classes ``labels
@@ -268,10 +281,8 @@ class Collector:
     """
 
     def __init__(self, dataset: Dataset, selector: Selector) -> None:
-        self._name = dataset.name
+        self._dataset, self._selector = dataset, selector
         self._order = {sample.id: place for place, sample in enumerate(dataset.samples)}
-        self._labels = _labels(dataset)
-        self._selector = selector
         self._parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
         self.without = 0
 
@@ -280,28 +291,32 @@ class Collector:
         found = batch.selected[self._selector]
         values, there = found.values.cpu(), found.there.cpu()
         ids = [batch.ids[picture] for picture in batch.sample]
-        check_finite(values, ids, self._name)
+        check_finite(values, ids, self._dataset.name)
         self.without += int((~there).sum())
         places = np.array([self._order[each] for each in ids], np.int64)
         self._parts.append((places[there.numpy()], values[there]))
 
+    def rows(self) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """Places in the data set ``[n]``, rising, and the features there ``[n, D]``; crops of one
+        picture in the order in which they came."""
+        if not self._parts:
+            return np.empty(0, np.int64), torch.empty(0, 0)
+        places = np.concatenate([part for part, _ in self._parts])
+        order = np.argsort(places, kind="stable")
+        features = torch.cat([values for _, values in self._parts])
+        return places[order], features[torch.from_numpy(order)]
+
     def examples(self) -> Examples:
         """Raises ``HarnessError`` where no picture has the token."""
-        places = np.concatenate([part for part, _ in self._parts] or [np.empty(0, np.int64)])
+        places, features = self.rows()
         if not len(places):
             raise HarnessError(
-                f"data set {self._name!r}: no picture has a token of the kind "
+                f"data set {self._dataset.name!r}: no picture has a token of the kind "
                 f"{self._selector.token}"
             )
-        features = torch.cat([values for _, values in self._parts])
-        order = np.argsort(places, kind="stable")
-        places = places[order]
-        by_place = list(self._order)
-        return Examples(
-            tuple(by_place[place] for place in places),
-            features[torch.from_numpy(order)],
-            self._labels[places],
-        )
+        samples = self._dataset.samples
+        ids = tuple(samples[place].id for place in places)
+        return Examples(ids, features, _labels(self._dataset)[places])
 
     def state(self) -> object:
         return self._parts, self.without

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.classification import TOP, check_finite, right_classes
+from harness.classification import TOP, joined, right_classes
 from harness.data.dataset import Role
 from harness.errors import HarnessError
 from harness.features.select import Selector
@@ -67,11 +67,7 @@ class JudgedEvaluation(Evaluation):
         self._judged: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
 
     def update(self, role: Role, batch: Batch) -> None:
-        found = [batch.selected[each] for each in self._selectors]
-        features = torch.cat([each.values for each in found], dim=1)
-        ids = [batch.ids[picture] for picture in batch.sample]
-        check_finite(features, ids, self._test.name)
-        there = torch.stack([each.there for each in found]).all(0).cpu()
+        ids, features, there = joined(batch, self._selectors, self._test.name)
         places = np.array([self._places[each] for each in ids], np.int64)
         labelled = torch.tensor([bool(self._right[place]) for place in places], dtype=torch.bool)
         self._without += int((labelled & ~there).sum())

@@ -8,7 +8,7 @@ ranked by the cosine of global features, and the mean average precision over que
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,16 +17,14 @@ from pydantic import Field, StrictInt
 
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
-from harness.classification import FLOAT, check_finite
+from harness.classification import FLOAT, CollectedEvaluation
 from harness.data.dataset import Dataset, Query, Role
 from harness.data.within_side import WithinSide, WithinSideThrice
 from harness.errors import HarnessError
 from harness.features.select import Selector, applicable, width
 from harness.probes.ranking import average_precision, precision_at, ranked, ranks
 from harness.task import (
-    Batch,
     Context,
-    Evaluation,
     MetricSpec,
     NotApplicable,
     Outcome,
@@ -89,49 +87,11 @@ class _Features(NamedTuple):
     vectors: torch.Tensor
 
 
-class _Seen:
-    """The features of the pictures of one role, a row a crop."""
-
-    def __init__(self, dataset: Dataset, selector: Selector) -> None:
-        self._name = dataset.name
-        self._order = {sample.id: place for place, sample in enumerate(dataset.samples)}
-        self._selector = selector
-        self.parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
-
-    def add(self, batch: Batch) -> None:
-        """Raises ``HarnessError`` for a feature that is not finite."""
-        values = batch.selected[self._selector].values.cpu()
-        ids = [batch.ids[picture] for picture in batch.sample]
-        check_finite(values, ids, self._name)
-        self.parts.append((np.array([self._order[each] for each in ids], np.int64), values))
-
-    def features(self) -> _Features:
-        """The mean over the crops of each picture, to unit length."""
-        if not self.parts:
-            raise HarnessError(f"data set {self._name!r}: none of its pictures could be used")
-        of_crop = np.concatenate([part for part, _ in self.parts])
-        # Crops of one picture come in one order, in which they are added up.
-        order = np.argsort(of_crop, kind="stable")
-        places, crops = np.unique(of_crop, return_counts=True)
-        rows = torch.from_numpy(np.repeat(np.arange(len(places)), crops))
-        values = torch.cat([part for _, part in self.parts])[torch.from_numpy(order)]
-        sums = torch.zeros(len(places), values.shape[1]).index_add_(0, rows, values)
-        return _Features(places, torch.nn.functional.normalize(sums))
-
-
-class RetrievalEvaluation(Evaluation):
-    """The features of gallery and queries are kept; all is computed at the end, in the data set's
-    order, so that no batch and no order of arrival shows."""
-
-    def __init__(self, context: Context[RetrievalProtocol], selector: Selector) -> None:
-        self._context, self._selector = context, selector
-        self._seen = {role: _Seen(context.datasets[role], selector) for role in _ROLES}
-
-    def update(self, role: Role, batch: Batch) -> None:
-        self._seen[role].add(batch)
+class RetrievalEvaluation(CollectedEvaluation[RetrievalProtocol]):
+    """Gallery and queries, ranked once all of both are there."""
 
     def finish(self) -> Outcome:
-        gallery, asked = (self._seen[role].features() for role in _ROLES)
+        gallery, asked = map(self._features, _ROLES)
         # As places in the data set, by which queries speak of the gallery.
         order = gallery.places[ranked(asked.vectors, gallery.vectors)]
         samples = self._context.datasets["test"].samples
@@ -157,6 +117,18 @@ class RetrievalEvaluation(Evaluation):
         if absent:
             counts["answers_not_in_gallery"] = absent
         return self._outcome(ids, rows, counts)
+
+    def _features(self, role: Role) -> _Features:
+        """The mean over the crops of each picture, to unit length."""
+        (collector,) = self._collectors[role]
+        of_crop, values = collector.rows()
+        if not len(of_crop):
+            name = self._context.datasets[role].name
+            raise HarnessError(f"data set {name!r}: none of its pictures could be used")
+        places, crops = np.unique(of_crop, return_counts=True)
+        rows = torch.from_numpy(np.repeat(np.arange(len(places)), crops))
+        sums = torch.zeros(len(places), values.shape[1]).index_add_(0, rows, values)
+        return _Features(places, torch.nn.functional.normalize(sums))
 
     def _judged(self, query: Query, order: NDArray[np.int64]) -> dict[str, float]:
         """Every measure of one query, by its column; NaN in setups in which it has no answer."""
@@ -186,18 +158,7 @@ class RetrievalEvaluation(Evaluation):
             columns[name] = values
             shown = name in {"ap_medium", "ap_hard"}
             metrics[f"m{name}"] = MetricSpec(name, "%", True, 100, shown=shown, partial=True)
-        return Outcome(columns, metrics, counts, {"layer": self._selector.layer})
-
-    def state(self) -> object:
-        return {role: list(seen.parts) for role, seen in self._seen.items()}
-
-    def load(self, state: Any) -> None:
-        for role, seen in self._seen.items():
-            seen.parts = list(state[role])
-
-    def merge(self, other: Self) -> None:
-        for role, seen in self._seen.items():
-            seen.parts += other._seen[role].parts
+        return Outcome(columns, metrics, counts, self._read())
 
 
 def _among(query: Query, places: NDArray[np.int64]) -> tuple[Query, int]:
@@ -253,7 +214,8 @@ class InstanceRetrieval(Task[RetrievalProtocol]):
         return dict.fromkeys(_ROLES, request)
 
     def start(self, context: Context[RetrievalProtocol]) -> RetrievalEvaluation:
-        return RetrievalEvaluation(context, _selector(context.protocol, context.architecture))
+        selector = _selector(context.protocol, context.architecture)
+        return RetrievalEvaluation(context, [selector], _ROLES)
 
     def seeded(self, protocol: RetrievalProtocol) -> bool:
         return False

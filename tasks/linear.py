@@ -25,8 +25,8 @@ from harness.classification import (
     TOP,
     Collector,
     check_classes,
-    check_finite,
     check_further,
+    joined,
     request_of,
     view_of,
 )
@@ -97,17 +97,13 @@ class LinearEvaluation(Evaluation):
         self._judged: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]] = []
 
     def update(self, role: Role, batch: Batch) -> None:
-        found = [batch.selected[each] for each in self._selectors]
-        self._widths = tuple(each.values.shape[1] for each in found)
+        self._widths = tuple(batch.selected[each].values.shape[1] for each in self._selectors)
         if role in self._collectors:
             for collector in self._collectors[role]:
                 collector.add(batch)
             return
         dataset, device = self._context.datasets[role], self._context.device
-        features = torch.cat([each.values for each in found], dim=1)
-        ids = [batch.ids[picture] for picture in batch.sample]
-        check_finite(features, ids, dataset.name)
-        there = torch.stack([each.there for each in found]).all(0).cpu()
+        ids, features, there = joined(batch, self._selectors, dataset.name)
         if not there.all():  # of the tokens outlier and normal
             features = features[there.to(features.device)]
             self._count(f"{role}_without_token", int((~there).sum()))

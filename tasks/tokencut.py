@@ -26,7 +26,7 @@ from harness.discovery import (
     SweptDiscoveryProtocol,
 )
 from harness.errors import HarnessError
-from harness.normalised_cut import Cut, cosines, normalised_cut
+from harness.probes.normalised_cut import Cut, cosines, normalised_cut
 from harness.task import Batch, Context, Task, TokenRequest, resolve_layers
 
 

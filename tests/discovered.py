@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -10,7 +13,7 @@ from harness.backbone.vit import Read
 from harness.data.dataset import Boxes, Sample, Target
 from harness.data.generated import GeneratedDataset
 from harness.data.views import Geometry
-from harness.task import Batch
+from harness.task import Batch, Evaluation
 
 REAL = """
 raccoon: {{format: voc, root: {0}/raccoon/VOCdevkit/VOC2007, split: trainval}}
@@ -51,6 +54,36 @@ def boxes(*xyxy: tuple[float, ...], crowd: bool = False, difficult: bool = False
             np.full(count, False),
         )
     )
+
+
+def halves(start: Callable[..., Evaluation]) -> list[dict[str, list[Any]]]:
+    """The columns that the evaluations which ``start`` gives for some ids come to: of six pictures
+    at once, of two halves merged, and of one taken up in the middle."""
+    generator = torch.Generator().manual_seed(4)
+    ids = [f"p{i}" for i in range(6)]
+    batches = [
+        batch(
+            torch.randn(1, 5, 5, 8, generator=generator),
+            torch.zeros(1, 4, 8),
+            boxes((0, 0, 40, 40)),
+            identity,
+        )
+        for identity in ids
+    ]
+    whole, left, right, resumed = (start(*ids) for _ in range(4))
+    for one in batches:
+        whole.update("test", one)
+    for one in batches[:3]:
+        left.update("test", one)
+    resumed.load(left.state())
+    for one in batches[3:]:
+        right.update("test", one)
+        resumed.update("test", one)
+    left.merge(right)
+    return [
+        {name: np.asarray(column).tolist() for name, column in each.finish().columns.items()}
+        for each in (whole, left, resumed)
+    ]
 
 
 class Named(GeneratedDataset):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from harness.tasks.instance_retrieval import (
 )
 from landmarks import paint
 from PIL import Image
+from tiny import ARCHITECTURE
 
 from harness import evaluate
-from harness.backbone.architecture import Architecture
 from harness.backbone.layout import TokenLayout
 from harness.data.dataset import Dataset, First, Query, Role, Sample, Target
 from harness.data.generated import GeneratedDataset
@@ -35,20 +36,6 @@ from harness.task import Batch, Context, NotApplicable, Outcome
 
 PROTOCOLS = INSTANCE_RETRIEVAL.protocols
 PLAIN = PROTOCOLS["retrieval"]
-ARCHITECTURE = Architecture(
-    layout=TokenLayout(1, 4),
-    patch=14,
-    depth=4,
-    width=48,
-    heads=3,
-    stored_grid=(7, 7),
-    parameters=1,
-    global_feature="class token",
-    position=None,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bicubic",
-)
 GEOMETRY = Geometry((70, 70), (70, 70), (0, 0, 70, 70), (0, 0, 0, 0))
 
 
@@ -120,7 +107,7 @@ def batch(
         targets=tuple(Target() for _ in pictures),
         sample=tuple(row % len(pictures) for row in range(len(values))),
         geometry=(GEOMETRY,) * len(values),
-        selected={evaluation._selector: Selected(values, there)},
+        selected={evaluation._selectors[0]: Selected(values, there)},
     )
 
 
@@ -321,7 +308,7 @@ def test_a_data_set_without_gallery_or_queries_is_not_applicable() -> None:
             ARCHITECTURE, {"train": gallery, "test": queries}, PLAIN.changed({"longest": 13})
         )
     unregistered = PLAIN.changed({"token": "registers-mean"})
-    without = Architecture(**{**vars(ARCHITECTURE), "layout": TokenLayout(1, 0)})
+    without = replace(ARCHITECTURE, layout=TokenLayout(1, 0))
     with pytest.raises(NotApplicable, match="no registers"):
         INSTANCE_RETRIEVAL.requests(without, {"train": gallery, "test": queries}, unregistered)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from discovered import REAL, Named, batch, boxes
+from discovered import REAL, Named, batch, boxes, halves
 from harness.tasks.lost import (
     LOST,
     LostProtocol,
@@ -176,31 +176,7 @@ def test_columns_come_in_the_data_sets_order_whatever_the_order_of_batches() -> 
 
 
 def test_halves_merged_or_resumed_are_the_whole() -> None:
-    generator = torch.Generator().manual_seed(4)
-    ids = [f"p{i}" for i in range(6)]
-    batches = [
-        batch(
-            torch.randn(1, 5, 5, 8, generator=generator),
-            torch.zeros(1, 4, 8),
-            boxes((0, 0, 40, 40)),
-            identity,
-        )
-        for identity in ids
-    ]
-    whole, left, right, resumed = (started(LOST.protocols["lost"], *ids) for _ in range(4))
-    for one in batches:
-        whole.update("test", one)
-    for one in batches[:3]:
-        left.update("test", one)
-    resumed.load(left.state())
-    for one in batches[3:]:
-        right.update("test", one)
-        resumed.update("test", one)
-    left.merge(right)
-    tables = [
-        {name: np.asarray(column).tolist() for name, column in e.finish().columns.items()}
-        for e in (whole, left, resumed)
-    ]
+    tables = halves(lambda *ids: started(LOST.protocols["lost"], *ids))
     assert tables[0] == tables[1] == tables[2]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from discovered import REAL, Named, batch, boxes
+from discovered import REAL, Named, batch, boxes, halves
 from harness.tasks.tokencut import TOKENCUT, SweptTokenCutProtocol, TokenCutProtocol
 from tiny import ARCHITECTURE
 
@@ -18,7 +18,7 @@ from harness.data.dataset import Target
 from harness.data.generated import GeneratedDataset
 from harness.discovery import component_box
 from harness.errors import HarnessError
-from harness.normalised_cut import cosines, normalised_cut
+from harness.probes.normalised_cut import cosines, normalised_cut
 from harness.records import read_columns, record_path
 from harness.task import Context, NotApplicable, Outcome
 
@@ -79,28 +79,7 @@ def test_pictures_that_cannot_be_cut_have_the_whole_as_their_box_and_are_counted
 
 
 def test_halves_merged_or_resumed_are_the_whole() -> None:
-    generator = torch.Generator().manual_seed(4)
-    ids = [f"p{i}" for i in range(6)]
-    batches = [
-        batch(
-            torch.randn(1, 5, 5, 8, generator=generator),
-            torch.zeros(1, 4, 8),
-            boxes((0, 0, 40, 40)),
-            identity,
-        )
-        for identity in ids
-    ]
-    whole, left, right, resumed = (started(PLAIN, *ids) for _ in range(4))
-    for one in batches:
-        whole.update("test", one)
-    for one in batches[:3]:
-        left.update("test", one)
-    resumed.load(left.state())
-    for one in batches[3:]:
-        right.update("test", one)
-        resumed.update("test", one)
-    left.merge(right)
-    tables = [told(each.finish()) for each in (whole, left, resumed)]
+    tables = halves(lambda *ids: started(PLAIN, *ids))
     assert tables[0] == tables[1] == tables[2]
 
 

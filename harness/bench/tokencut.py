@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.backbone.arithmetic import exact_float32
 from harness.bench.clock import timed
 from harness.discovery import component_box
-from harness.normalised_cut import cosines, normalised_cut
+from harness.probes.normalised_cut import cosines, normalised_cut
 
 _REPEATS = 5
 _SIDE, _PATCH, _CHANNELS = 37, 14, 1024

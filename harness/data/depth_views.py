@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Dense, Target
-from harness.data.joint import Seen, centred
+from harness.data.joint import Seen, centred, whole_patches
 from harness.data.photometric import GammaColour
 from harness.data.views import Crop, Geometry
 from harness.errors import BadPicture
@@ -65,8 +65,7 @@ class DepthTraining:
 
     @property
     def padded(self) -> tuple[int, int]:
-        high, wide = (-(-side // self.patch) * self.patch for side in self.crop)
-        return high, wide
+        return whole_patches(self.crop[1], self.crop[0], self.patch)
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import MAX_PIXELS, Dense, Target
-from harness.data.joint import Interpolation, Seen, centred
+from harness.data.joint import Interpolation, Seen, centred, whole_patches
 from harness.data.views import Crop, Geometry
 from harness.errors import BadPicture
 
@@ -33,8 +33,7 @@ class FixedSize:
 
     @property
     def padded(self) -> tuple[int, int]:
-        high, wide = (-(-side // self.patch) * self.patch for side in self.size)
-        return high, wide
+        return whole_patches(self.size[1], self.size[0], self.patch)
 
     def __call__(
         self,

@@ -91,6 +91,11 @@ def centred(width: int, height: int, patch: int) -> tuple[int, int, int, int]:
     return across // 2, down // 2, across - across // 2, down - down // 2
 
 
+def whole_patches(width: int, height: int, patch: int) -> tuple[int, int]:
+    """The (height, width) that ``centred`` pads to."""
+    return height + -height % patch, width + -width % patch
+
+
 def scaled_size(stored: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
     """The (width, height) of a picture whose shorter side becomes ``short``, or less where its
     longer side would pass ``longest``; rounded as mmcv rounds (``rescale_size``).

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import IGNORED, Dense, Target
-from harness.data.joint import Interpolation, Seen, centred, scaled_size
+from harness.data.joint import Interpolation, Seen, centred, scaled_size, whole_patches
 from harness.data.photometric import PhotometricDistortion
 from harness.data.views import Crop, Geometry
 from harness.errors import BadPicture
@@ -49,8 +49,7 @@ class SegmentationTraining:
 
     @property
     def padded(self) -> tuple[int, int]:
-        side = -(-self.crop // self.patch) * self.patch
-        return side, side
+        return whole_patches(self.crop, self.crop, self.patch)
 
     def __call__(
         self,

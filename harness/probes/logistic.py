@@ -136,6 +136,8 @@ class Path(ABC):
     def _look_ahead(self, c: float, residual: Tensor) -> None:
         """Begin where the last optima lead, if that is lower than the last of them: weights run
         smoothly over log C. Of the lines and parabolas that a path leaves, the lowest is taken."""
+        if len(self._optima) < 2:
+            return
         lowest = self._objective(self._weights, self._logits, c, residual)
         for count in range(2, len(self._optima) + 1):
             last = list(self._optima)[-count:]

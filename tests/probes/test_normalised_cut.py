@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import eigh
 
-from harness import load_backbone, normalised_cut
+from harness import load_backbone
 from harness.backbone.vit import Backbone, Read
 from harness.data.catalog import Catalog
 from harness.data.views import WholePicture
 from harness.discovery import component_box
 from harness.features.extract import normalise
-from harness.normalised_cut import cosines
-from harness.normalised_cut import normalised_cut as cut
+from harness.probes import normalised_cut
+from harness.probes.normalised_cut import cosines
+from harness.probes.normalised_cut import normalised_cut as cut
 
 TAU, EPSILON, TOLERANCE = 0.2, 1e-5, 1e-8
 
