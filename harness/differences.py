@@ -24,6 +24,7 @@ class Difference:
     dataset: str
     protocol: str
     metric: str
+    unit: str
     value: float
     low: float
     high: float
@@ -87,6 +88,7 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
                 dataset=cell.dataset.name,
                 protocol=cell.path.stem,
                 metric=name,
+                unit=metric.unit,
                 value=value,
                 low=interval.low,
                 high=interval.high,

@@ -188,8 +188,8 @@ def _print_differences(
         table.add_row(
             *(("", "") if pair == shown else map(escape, pair)),
             each.metric.replace("_", " "),
-            _signed(each.value),
-            f"{_signed(each.low)} … {_signed(each.high)}",
+            _number(each.value, each.unit, signed=True),
+            " … ".join(_number(end, each.unit, signed=True) for end in (each.low, each.high)),
         )
         shown = pair
     console.print(table)
@@ -203,8 +203,10 @@ def _folded(name: str) -> str:
     return f"{first.replace('_', ' ')}\n{last}".strip()
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 1) + 0.0:+.1f}"  # the sum turns -0.0 into 0.0
+def _number(value: float, unit: str, signed: bool = False) -> str:
+    """A percentage to a tenth; of other numbers the smaller ones more exactly."""
+    digits = 1 if unit == "%" or abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # no -0.0
 
 
 def _arrow(rows: Sequence[tuple[Path, Record]], name: str) -> str:
@@ -215,8 +217,10 @@ def _arrow(rows: Sequence[tuple[Path, Record]], name: str) -> str:
 def _value(metric: Metric | None) -> str:
     if metric is None:
         return "–"
-    spread = "" if metric.sd is None else f" ± {metric.sd:.1f}"
-    return f"{metric.value:.1f}{spread}\n{metric.low:.1f}–{metric.high:.1f}"
+    unit = metric.unit
+    spread = "" if metric.sd is None else f" ± {_number(metric.sd, unit)}"
+    ends = "–".join(_number(end, unit) for end in (metric.low, metric.high))
+    return f"{_number(metric.value, unit)}{spread}\n{ends}"
 
 
 def show_models(entries: Sequence[ModelEntry]) -> None:

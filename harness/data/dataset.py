@@ -120,7 +120,7 @@ class Dataset:
 
     Subclasses are readers. They are pickled to worker processes, so they hold plain data only.
     ``classes`` are the names that ``Target.label`` indexes, ``semantic_classes`` those of
-    ``Dense.semantic``; each is empty where there are none.
+    ``Dense.semantic``; each is empty where there are none. ``has_depth``: ``Dense.depth`` is there.
     """
 
     name: str
@@ -128,6 +128,7 @@ class Dataset:
     samples: Sequence[Sample]
     classes: tuple[str, ...] = ()
     semantic_classes: tuple[str, ...] = ()
+    has_depth: bool = False
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of picture ``index``. Raises ``BadPicture``."""
@@ -185,7 +186,7 @@ class First(Dataset):
         self.name = whole.name
         self.split = whole.split
         self.classes = whole.classes
-        self.semantic_classes = whole.semantic_classes
+        self.semantic_classes, self.has_depth = whole.semantic_classes, whole.has_depth
         self.samples = whole.samples[:count]
         self._whole = whole
 

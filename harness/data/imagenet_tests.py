@@ -104,7 +104,7 @@ class Relabelled(Dataset):
         """``samples`` are those of ``pictures``, in the same order, with other targets."""
         self.name, self.split = pictures.name, pictures.split
         self.samples, self.classes = samples, classes
-        self.semantic_classes = pictures.semantic_classes
+        self.semantic_classes, self.has_depth = pictures.semantic_classes, pictures.has_depth
         self._pictures = pictures
 
     def read(self, index: int) -> bytes:

@@ -41,6 +41,7 @@ class LabelledDataset(Dataset):
             Sample(f"{number:04d}", facts.size, scene=facts.scenes[number - 1])
             for number in numbers
         ]
+        self.has_depth = True
         self._path, self._numbers, self._field = path, numbers, _FIELDS[which]
         self._mark = f"{FILE} {path.stat().st_size} {self._field}"
 

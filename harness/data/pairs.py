@@ -148,6 +148,7 @@ class PairedDataset(FileDataset):
             ],
         )
         self.semantic_classes = rule.classes if isinstance(rule, MaskRule) else ()
+        self.has_depth = isinstance(rule, DepthRule)
         self.labels = [pair.label for pair in pairs]
         self._bytes = list(label_bytes)
         self._rule = rule

@@ -46,6 +46,7 @@ class ScenesDataset(Dataset):
         self.split = SPLITS[role]
         self.classes = CLASSES
         self.semantic_classes = SEMANTIC_CLASSES
+        self.has_depth = True
         self.samples: _Samples = _Samples(role, range(count), size)
 
     def picture(self, index: int) -> NDArray[np.uint8]:

@@ -235,6 +235,11 @@ class DenseHeads:
         for maps in self.maps(tokens, places):
             yield self._objective.prediction(maps, size)
 
+    @property
+    def steps(self) -> int:
+        """How many were taken."""
+        return self._done
+
     def finite(self) -> tuple[bool, ...]:
         """Of each head whether its parameters are still numbers: too high a rate ends
         elsewhere."""
