@@ -41,6 +41,7 @@ def evaluate(
     from harness.errors import HarnessError
     from harness.further import plan_further
     from harness.options import Options
+    from harness.pictured.choice import notices
     from harness.run import run
 
     for key in {"out", "data_root"} & options.keys():
@@ -51,6 +52,7 @@ def evaluate(
         options["protocols"] = _names(options["protocols"])
     wanted = Options(_names(task), _names(model), _names(dataset), **options)
     cells = plan_further(_names(test_on), wanted)
+    notices(cells, wanted.save_predictions)  # raises where no task can show any
     for _ in run(cells, wanted):
         pass
     if not any(cell.done for cell in cells):

@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         help="run what draws (first weights, order, tokens, few-shot pictures) with N seeds from "
         "--seed on: one record, of their mean and spread",
     )
+    run.add_argument("--save-predictions", type=int, default=0, metavar="N", help=_PICTURES_HELP)
     _add_bad_image(run)
     _add_no_store(run)
     _add_machine(run)
@@ -285,6 +286,9 @@ def parser() -> argparse.ArgumentParser:
 
 _RUN_EXAMPLE = (
     "harness run --task lost --model vitl,vitl-reg4 --dataset voc07 --protocol lost,lost-swept"
+)
+_PICTURES_HELP = (
+    "draw the worst, median and best N test pictures (segmentation, depth), beside the record"
 )
 
 

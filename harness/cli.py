@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from harness import terminal
     from harness.further import plan_further
+    from harness.pictured.choice import notices
     from harness.progress import Silent, for_stream, remember_interrupts
+    from harness.schema import pictures_folder
 
     common = dict(
         out=options.out,
@@ -51,11 +53,13 @@ def _run(options: argparse.Namespace) -> int:
         on_bad_picture=options.on_bad_image,
         overwrite=options.overwrite,
         store=not options.no_store,
+        save_predictions=options.save_predictions,
         command=options.typed,
         **_machine(options),
     )
     runs = _runs(options, common)
     cells = plan_further(_names("test-on", options.test_on), *runs)
+    not_shown = notices(cells, options.save_predictions)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
     if options.dry_run:
@@ -73,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
 
     remember_interrupts()
     with Silent() if options.json else for_stream() as progress:
+        for notice in not_shown:
+            progress.note(notice)
         for cell in cells:
             if cell.done is not None:
                 progress.note(f"{cell.path}: done already (--overwrite runs it again)")
@@ -85,6 +91,7 @@ def _run(options: argparse.Namespace) -> int:
     facts = [
         {
             "path": str(path),
+            "pictures": str(folder) if (folder := pictures_folder(path)).is_dir() else None,
             **record.model_dump(mode="json"),
             "differences": [
                 dataclasses.asdict(each)

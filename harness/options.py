@@ -34,6 +34,7 @@ class Options:
     on_bad_picture: OnBadPicture = "fail"
     overwrite: bool = False
     store: bool = True
+    save_predictions: int = 0
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
     data_root: Path | None = None
@@ -46,6 +47,7 @@ class Options:
             ("--workers", self.workers, 0),
             ("--seed", self.seed, 0),
             ("--seeds", self.seeds, 1),
+            ("--save-predictions", self.save_predictions, 0),
         ):
             if value is None:
                 continue

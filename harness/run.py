@@ -27,6 +27,7 @@ from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Feature, Store, shard_size
 from harness.options import Options
+from harness.pictured.saving import save_predictions
 from harness.plan import Cell, Repeat
 from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
@@ -118,6 +119,11 @@ def _run_group(
                     todo.append((cell, scored))
                     continue
                 cell.path, cell.done = store_record(backbone, cell, scored, options)
+                again = one.repeat, one.evaluation, one.cutoffs
+                try:
+                    save_predictions(backbone, cell, *again, options, progress)
+                except HarnessError as error:  # the record is there
+                    failures.append(str(error))
                 yield cell.path, cell.done
     if failures:
         raise HarnessError("; ".join(failures))

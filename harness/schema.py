@@ -220,3 +220,8 @@ def record_path(
     if variant:
         stem += "~" + hashlib.sha256(canonical_json(dict(variant))).hexdigest()[:8]
     return out / dataset / task / model / f"{stem}.json"
+
+
+def pictures_folder(record: Path) -> Path:
+    """Where pictures of a record's predictions lie, if there are any: beside it."""
+    return record.with_suffix(".pictures")

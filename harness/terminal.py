@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.console import plain_table as _table
 from harness.console import size
 from harness.console import standard_output as _console
+from harness.schema import pictures_folder
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -134,6 +135,8 @@ def show_results(
         console.print(cell.told, markup=False, soft_wrap=True)
     for path, _ in results:
         console.print(f"record: {path}", markup=False, soft_wrap=True)
+        if (folder := pictures_folder(path)).is_dir():
+            console.print(f"pictures: {folder}", markup=False, soft_wrap=True)
 
 
 def _protocol(record: Record) -> list[str]:

@@ -19,7 +19,8 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys\nfrom harness.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
-        "{'torch', 'timm', 'numpy', 'scipy', 'pydantic', 'rich', 'yaml', 'PIL', 'pyarrow'}))"
+        "{'torch', 'timm', 'numpy', 'scipy', 'pydantic', 'rich', 'yaml', 'PIL', 'pyarrow', "
+        "'matplotlib'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
