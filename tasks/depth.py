@@ -36,6 +36,7 @@ from harness.dense.protocol import (
 from harness.dense.reading import Reading
 from harness.dense.requests import NEEDED, check_splits, stored, streamed
 from harness.features.windows import full_size
+from harness.pictured.contract import PicturedTask
 from harness.probes.dense_losses import DepthBins
 from harness.probes.depth_metrics import (
     Alignment,
@@ -51,7 +52,6 @@ from harness.task import (
     MetricSpec,
     NotApplicable,
     Outcome,
-    Task,
     TokenRequest,
 )
 
@@ -194,15 +194,20 @@ class DepthJudge(Judge):
         return torch.from_numpy(dense.depth)
 
     def row(self, prediction: Tensor, truth: Tensor, everywhere: bool = False) -> Row:
+        truth, valid, said = self._counted(prediction, truth, everywhere)
+        found = depth_errors(said, truth, valid)
+        return np.full(len(DepthErrors._fields), np.nan) if found is None else np.array(found)
+
+    def _counted(
+        self, prediction: Tensor, truth: Tensor, everywhere: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The truth, where it counts, and the prediction as it is judged; on the CPU."""
         low, high = self._protocol.nearest, self._protocol.farthest
         truth, prediction = truth.cpu(), prediction.cpu()
         part = "none" if everywhere else self._protocol.evaluated
         valid = valid_depth(truth, low, high, part)
         valid &= torch.isfinite(prediction)  # beyond test_cut nothing is said
-        found = depth_errors(
-            aligned(prediction, truth, valid, self._protocol.align, low, high), truth, valid
-        )
-        return np.full(len(DepthErrors._fields), np.nan) if found is None else np.array(found)
+        return truth, valid, aligned(prediction, truth, valid, self._protocol.align, low, high)
 
     def score(self, rows: NDArray[np.float64]) -> float:
         if not len(rows):
@@ -212,12 +217,16 @@ class DepthJudge(Judge):
     def told(self, row: Row) -> str:
         return f"RMSE {row[DepthErrors._fields.index('rmse')]:.3f} m"
 
+    def drawn(self, prediction: Tensor, truth: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+        truth, valid, said = self._counted(prediction, truth, False)
+        return said.numpy(), torch.where(valid, truth, 0).numpy()
+
     def outcome(self, rows: NDArray[np.float64]) -> Outcome:
         columns = dict(zip(DepthErrors._fields, rows.T, strict=True))
         return Outcome(columns, _METRICS)
 
 
-class Depth(Task[Any]):
+class Depth(PicturedTask[Any]):
     name: ClassVar[str] = "depth"
     summary: ClassVar[str] = "how far every pixel is, from frozen patches (RMSE)"
     default_datasets: ClassVar[tuple[str, ...]] = ("nyu",)

@@ -13,22 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, StrictInt, model_validator
 from torch import Tensor
 
-from harness.aggregates import values
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
-from harness.data.dataset import IGNORED, Dataset, Dense, Role
-from harness.data.joint import Interpolation, centred
+from harness.data.dataset import IGNORED, Dataset, Role
+from harness.data.joint import Interpolation
 from harness.data.photometric import PhotometricDistortion
 from harness.data.segmentation_views import SegmentationTraining, SlidingWindows
-from harness.data.views import Geometry
+from harness.dense.classes import ClassJudge
 from harness.dense.evaluation import HeadEvaluation, learning_roles
-from harness.dense.judge import Judge, Row
 from harness.dense.pictures import PictureEvaluation
 from harness.dense.protocol import (
     Decays,
@@ -44,29 +40,17 @@ from harness.dense.reading import Reading
 from harness.dense.requests import NEEDED, check_splits, stored, streamed
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
-from harness.features.windows import label_map
+from harness.pictured.contract import PicturedTask
 from harness.probes.dense_losses import ClassMap
 from harness.probes.dense_retrieval import PatchMemory, PatchRetrieval, patch_shares
-from harness.probes.segmentation_metrics import class_counts
 from harness.task import (
     Batch,
     Context,
-    DenseCrops,
-    Evaluation,
-    MetricSpec,
     NotApplicable,
     Outcome,
     Protocol,
-    Task,
     TokenRequest,
 )
-
-_COUNTS = ("intersection", "predicted", "labelled")
-_METRICS = {
-    "miou": "mean_intersection_over_union",
-    "macc": "mean_class_accuracy",
-    "aacc": "pixel_accuracy",
-}
 
 
 class SegmentationHeadProtocol(HeadProtocol):
@@ -164,69 +148,6 @@ class RetrievalProtocol(FixedView, Protocol):
     )
 
 
-class ClassJudge(Judge):
-    """Pixels by class: a picture's values are its three counts of every class, one after the
-    other."""
-
-    kind: ClassVar[Literal["classes", "depth"]] = "classes"
-
-    def __init__(
-        self, classes: Sequence[str], objective: ClassMap, crop: int | None, patch: int
-    ) -> None:
-        """``crop`` is the side of training crops whose labels are taken without the padding, over
-        which maps are laid then."""
-        self._classes, self.objective = classes, objective
-        self._crop, self._patch = crop, patch
-
-    def targets(self, labels: DenseCrops) -> Tensor:
-        assert labels.semantic is not None
-        if self._crop is None:
-            return labels.semantic
-        left, top, _, _ = centred(self._crop, self._crop, self._patch)
-        return labels.semantic[:, top : top + self._crop, left : left + self._crop]
-
-    def prediction(self, maps: Sequence[Tensor], geometry: Sequence[Geometry]) -> Tensor:
-        return label_map(maps, geometry, self._crop is not None)
-
-    def truth(self, dense: Dense) -> Tensor:
-        assert dense.semantic is not None
-        return torch.from_numpy(dense.semantic)
-
-    def row(self, prediction: Tensor, truth: Tensor, everywhere: bool = False) -> Row:
-        counts = class_counts(prediction.cpu(), truth.cpu(), len(self._classes), IGNORED)
-        found = torch.cat(counts).numpy().astype(np.float64)
-        return found if counts.labelled.sum() else np.full_like(found, np.nan)
-
-    def score(self, rows: NDArray[np.float64]) -> float:
-        if not len(rows):
-            return float("nan")
-        parts = values(_METRICS["miou"], list(self._columns(rows).values()))
-        return float(np.nanmean(parts))
-
-    def told(self, row: Row) -> str:
-        return f"mIoU {100 * self.score(row[None]):.1f} %"
-
-    def outcome(self, rows: NDArray[np.float64]) -> Outcome:
-        columns = self._columns(rows)
-        first, *others = _COUNTS
-        metrics = {
-            name: MetricSpec(first, "%", True, 100, aggregate=aggregate, others=tuple(others))
-            for name, aggregate in _METRICS.items()
-        }
-        ious = values(_METRICS["miou"], list(columns.values()))
-        by_class = {
-            name: None if np.isnan(iou) else round(100 * float(iou), 4)
-            for name, iou in zip(self._classes, ious, strict=True)
-        }
-        absent = int(np.isnan(ious).sum())
-        counts = {"classes_neither_there_nor_predicted": absent} if absent else {}
-        return Outcome(columns, metrics, counts, details={"iou_by_class": by_class})
-
-    def _columns(self, rows: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
-        parts = np.split(rows.astype(np.int64), len(_COUNTS), axis=1)
-        return dict(zip(_COUNTS, parts, strict=True))
-
-
 class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
     """Patches of train remembered; of test, every patch's nearest ones looked up."""
 
@@ -304,7 +225,7 @@ class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
         self._memory.merge(other._memory)
 
 
-class Segmentation(Task[Any]):
+class Segmentation(PicturedTask[Any]):
     name: ClassVar[str] = "segmentation"
     summary: ClassVar[str] = "what class every pixel is of, from frozen patches (mIoU)"
     default_datasets: ClassVar[tuple[str, ...]] = ("ade20k",)
@@ -362,7 +283,7 @@ class Segmentation(Task[Any]):
             int(heads),
         )
 
-    def start(self, context: Context[Any]) -> Evaluation:
+    def start(self, context: Context[Any]) -> PictureEvaluation[Any]:
         protocol, architecture = context.protocol, context.architecture
         classes = context.datasets["train"].semantic_classes
         average = getattr(protocol, "loss_average", "labelled")

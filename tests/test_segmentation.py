@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from blocks import SIDE, blocks, save
-from harness.tasks.segmentation import ClassJudge
 from PIL import Image
 
 from harness import evaluate
@@ -19,6 +18,7 @@ from harness.aggregates import values
 from harness.cli import main
 from harness.data.dataset import IGNORED, Dense, Sample
 from harness.data.views import Geometry
+from harness.dense.classes import ClassJudge
 from harness.errors import HarnessError
 from harness.probes.dense_losses import ClassMap
 from harness.records import find, read_columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,10 @@ class Judge(ABC):
     @abstractmethod
     def told(self, row: Row) -> str:
         """A picture's score in words."""
+
+    @abstractmethod
+    def drawn(self, prediction: Tensor, truth: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Both as they are to be seen (``harness/pictured/contract.py``)."""
 
     @abstractmethod
     def outcome(self, rows: NDArray[np.float64]) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -14,7 +14,8 @@ from harness.data.dataset import Dense, Role
 from harness.data.views import Geometry
 from harness.dense.judge import Judge, has_value
 from harness.errors import HarnessError
-from harness.task import Batch, Context, Evaluation, Outcome, Protocol
+from harness.pictured.contract import PicturedEvaluation, Shown
+from harness.task import Batch, Context, Outcome, Protocol
 
 P = TypeVar("P", bound=Protocol)
 
@@ -31,7 +32,7 @@ class Seen(NamedTuple):
     dense: Dense
 
 
-class PictureEvaluation(Evaluation, Generic[P]):
+class PictureEvaluation(PicturedEvaluation, Generic[P]):
     """Of every test picture, and of every head that may be reported, the values that ``judge``
     gives it: no more is kept of it. Crops may come in several batches."""
 
@@ -91,6 +92,21 @@ class PictureEvaluation(Evaluation, Generic[P]):
             raise HarnessError(f"data set {test.name!r}: no test picture with labels was scored")
         self._reported = self.best([self._score(each) for each in table])
         return self.found(self._judge.of_pictures(samples, table[self._reported]))
+
+    def standing(self) -> Mapping[str, float]:
+        of_pictures = {name: rows[self._reported] for name, rows in self._rows.items()}
+        return {
+            name: self._judge.score(row[None])
+            for name, row in of_pictures.items()
+            if not np.isnan(row).any()
+        }
+
+    def shown(self, batch: Batch) -> Iterator[Shown]:
+        for seen in self._seen(batch):
+            truth = self._judge.truth(seen.dense)
+            said = self._judge.prediction(seen.maps[self._reported], seen.geometry)
+            told = self._judge.told(self._judge.row(said, truth))
+            yield Shown(seen.id, *self._judge.drawn(said, truth), self._judge.kind, told)
 
     def _score(self, rows: NDArray[np.float64]) -> float:
         return self._judge.score(rows[has_value(rows)])
