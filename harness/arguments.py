@@ -265,10 +265,12 @@ def parser() -> argparse.ArgumentParser:
         "bench",
         "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
         "linear heads, the logistic path and TokenCut's cut against the plain way, stored features "
-        "against a stream of pictures, the painter of scenes",
+        "and patches (dense) against a stream of pictures, the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
-    measured = "extract", "knn", "linear", "logistic", "lost", "paint", "stored", "tokencut"
+    measured = (
+        "dense", "extract", "knn", "linear", "logistic", "lost", "paint", "stored", "tokencut"
+    )  # fmt: skip
     bench.add_argument("what", choices=measured)
     bench.add_argument("--model", metavar="NAME")
     bench.add_argument("--dataset", metavar="NAME")

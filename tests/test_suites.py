@@ -36,6 +36,11 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "lost on scenes-demo",
         "lost on scenes-demo (facet=value)",
         "tokencut on scenes-demo",
+        "segmentation on scenes-few (models nano, nano-reg4, pixels; size=128; steps=200)",
+        "segmentation on scenes-few (models nano, nano-reg4, pixels; knn-seg; size=128; "
+        "memory=15000)",
+        "depth on scenes-few (models nano, nano-reg4, pixels; size=128; steps=200; evaluated=none; "
+        "farthest=25)",
         "knn, logistic on scenes-demo (resize=128; crop=128)",
         "linear on scenes-demo (resize=128; crop=128; min_steps=100)",
         "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=normal; "

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from harness.bench.dense import dense
 from harness.bench.knn import knn
 from harness.bench.linear import linear
 from harness.bench.logistic import logistic
@@ -41,4 +42,9 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
     if not options.model or not options.dataset:
         raise HarnessError(f"harness bench {options.what}: name a --model and a --dataset")
     wanted = Options(tasks=["bench"], models=[options.model], datasets=[options.dataset], **machine)
-    return stored(wanted) if options.what == "stored" else extract(wanted, options.precision)
+    match options.what:
+        case "dense":
+            return dense(wanted)
+        case "stored":
+            return stored(wanted)
+    return extract(wanted, options.precision)
