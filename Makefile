@@ -39,6 +39,7 @@ check: install
 bench: install
 	$(BIN)/harness bench lost
 	$(BIN)/harness bench tokencut
+	$(BIN)/harness bench attention
 	$(BIN)/harness bench paint
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
 	$(BIN)/harness bench knn

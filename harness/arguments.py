@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.bench.arguments import add_bench
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command; the result's ``action`` names the command."""
@@ -261,26 +263,7 @@ def parser() -> argparse.ArgumentParser:
     describe.add_argument("name", metavar="NAME")
     _add_model_files(describe)
     _add_suite_files(describe)
-    bench = add(
-        "bench",
-        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
-        "linear heads, the logistic path and TokenCut's cut against the plain way, stored features "
-        "and patches (dense) against a stream of pictures, the painter of scenes",
-        "harness bench extract --model vits --dataset voc07 --limit 200",
-    )
-    measured = (
-        "dense", "extract", "knn", "linear", "logistic", "lost", "paint", "stored", "tokencut"
-    )  # fmt: skip
-    bench.add_argument("what", choices=measured)
-    bench.add_argument("--model", metavar="NAME")
-    bench.add_argument("--dataset", metavar="NAME")
-    bench.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="the first N pictures only; of knn and logistic, N pictures to train on",
-    )
-    bench.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    bench = add_bench(add)
     _add_machine(bench)
     _add_files(bench)
     return whole

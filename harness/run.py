@@ -223,6 +223,7 @@ def _pass(
         view=first.view,
         reads=frozenset().union(*(request.reads for request in requests)),
         attention=frozenset().union(*(request.attention for request in requests)),
+        received=frozenset().union(*(request.received for request in requests)),
         pixels=any(request.pixels for request in requests),
         precision=first.precision,
         selectors=frozenset(selector for request in requests for selector in request.select),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from harness.backbone.architecture import Architecture
+    from harness.backbone.attention import Received
     from harness.backbone.layout import Facet, Tokens
     from harness.backbone.vit import Layer, Precision, Read
     from harness.features.outliers import OutlierRule
@@ -120,7 +121,8 @@ class TokenRequest:
     """What a task wants read of every picture of one role, and how it wants to be fed.
 
     ``layers`` × ``facets`` are read in one pass; ``norm`` applies the final norm to tokens.
-    ``attention`` are layers whose class- and register-token attention rows are wanted.
+    ``attention`` are layers whose class- and register-token attention rows are wanted, ``received``
+    those of which it is wanted what every token draws from all queries.
     ``order`` is ``once`` (each picture once, in the data set's order, except that pictures of one
     grid may be brought together) or ``shuffled`` (``steps`` updates of ``step_size`` pictures, in
     epochs shuffled by the seed). With a ``step_size`` every update but the last has exactly that
@@ -137,6 +139,7 @@ class TokenRequest:
     facets: tuple[Facet, ...] = ("token",)
     norm: bool = False
     attention: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
     pixels: bool = False
     precision: Precision = "fp32"
     order: Literal["once", "shuffled"] = "once"
@@ -189,7 +192,7 @@ class TokenRequest:
     @property
     def storable(self) -> bool:
         """Whether the feature store can serve it: selected tokens of pictures read once."""
-        asks_more = self.layers or self.attention or self.pixels
+        asks_more = self.layers or self.attention or self.received or self.pixels
         return bool(self.select) and self.order == "once" and not asks_more
 
 
@@ -207,13 +210,14 @@ class DenseCrops:
 class Batch:
     """What ``update`` is given: rows are crops, all of one patch grid.
 
-    ``tokens[Read(layer, facet, norm)]`` and ``attention[layer] [B, heads, C+R, H, W]`` live on the
-    backbone's device. ``ids`` and ``targets`` are per picture; ``sample[row]`` says which picture a
-    row is of; ``geometry`` is per row. ``pixels [B, 3, H, W]`` are normalised, given if asked for.
-    ``selected[selector]`` has a vector for each row. From the feature store a batch brings that
-    alone, on the CPU: its ``tokens`` are empty. ``crops`` says of how many rows each picture is
-    made, of which others may come in the next batches. Of labels that were asked for, ``dense`` has
-    those of each picture at its stored size, or ``dense_crops`` those of each row.
+    ``tokens[Read(layer, facet, norm)]``, ``attention[layer] [B, heads, C+R, H, W]`` and
+    ``received[layer]`` live on the backbone's device. ``ids`` and ``targets`` are per picture;
+    ``sample[row]`` says which picture a row is of; ``geometry`` is per row. ``pixels [B, 3, H, W]``
+    are normalised, given if asked for. ``selected[selector]`` has a vector for each row. From the
+    feature store a batch brings that alone, on the CPU: its ``tokens`` are empty. ``crops`` says of
+    how many rows each picture is made, of which others may come in the next batches. Of labels that
+    were asked for, ``dense`` has those of each picture at its stored size, or ``dense_crops`` those
+    of each row.
     """
 
     tokens: Mapping[Read, Tokens]
@@ -227,6 +231,7 @@ class Batch:
     crops: tuple[int, ...] = ()
     dense: tuple[Dense, ...] = ()
     dense_crops: DenseCrops | None = None
+    received: Mapping[int, Received] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

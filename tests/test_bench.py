@@ -38,6 +38,20 @@ def test_tokencut_is_measured_against_the_whole_matrix_and_finds_the_same_box(
     assert facts["times_faster"] == pytest.approx(ratio, rel=0.01)
 
 
+def test_attention_is_measured_against_the_whole_softmax_and_equals_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.bench.attention._REPEATS", 1)
+    monkeypatch.setattr("harness.bench.attention._BATCH", 2)
+    assert main(["bench", "attention", "--device", "cpu", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["patches"], facts["heads"], facts["repeats"]) == (1369, 6, 1)
+    assert facts["rows_apart"] < 1e-5 and facts["received_apart"] < 1e-5
+    for name in ("rows", "received"):
+        share = facts[f"{name}_mib"] / facts["whole_mib"]
+        assert facts[f"{name}_share_of_memory"] == pytest.approx(share, abs=1e-3)
+
+
 def test_the_painter_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "paint", "--limit", "5", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -28,6 +28,8 @@ class Architecture:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+    attends: bool = True
+    """Whether every block has attention of one softmax a head, whose rows can be read."""
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -46,6 +48,8 @@ def architecture_of(
     from timm.layers import PatchEmbed
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
+
+    from harness.backbone.attention import has_rows
 
     if not isinstance(module, VisionTransformer | Eva):
         raise HarnessError(
@@ -106,4 +110,8 @@ def architecture_of(
         mean=mean,
         std=std,
         interpolation=interpolation,
+        attends=all(
+            has_rows(getattr(block, "attn", None)) and getattr(block, "attends", True)
+            for block in model.blocks
+        ),
     )

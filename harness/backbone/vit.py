@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.backbone.architecture import Architecture
 from harness.backbone.arithmetic import exact_float32
-from harness.backbone.attention import attention_rows, has_rows, project
+from harness.backbone.attention import Received, attention_rows, has_rows, project, received
 from harness.backbone.layout import FACETS, Facet, TokenLayout, Tokens
 from harness.backbone.position import PositionRule, resample
 from harness.backbone.weights import digest
@@ -44,10 +44,12 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Forward:
-    """What one pass gave: tokens by read, attention rows ``[B, heads, C+R, H, W]`` by layer."""
+    """What one pass gave: tokens by read; by layer attention rows ``[B, heads, C+R, H, W]``, and
+    what each token receives as a key."""
 
     tokens: dict[Read, Tokens]
     attention: dict[int, Tensor]
+    received: dict[int, Received] = field(default_factory=dict)
 
 
 class Backbone:
@@ -94,16 +96,20 @@ class Backbone:
         reads: Collection[Read],
         attention: Collection[int] = (),
         precision: Precision = "fp32",
+        received: Collection[int] = (),
     ) -> Forward:
         """Normalised pictures ``[B, 3, H, W]`` on ``device`` -> the tokens and rows asked for.
+
+        ``attention`` and ``received`` are layers: of the first the rows of class and register
+        tokens are given, of the second what every token receives from all (``Received``).
 
         H and W must be multiples of the patch. The pass ends at the deepest thing asked for: no
         block runs whose output nobody reads. Weights stay in float32; bf16 and fp16 run under
         autocast, as the published evaluations do, and tokens come in the type that gave.
         """
-        grid = self._check(pixels, reads, attention)
+        grid = self._check(pixels, reads, [*attention, *received])
         with exact_float32(), self._autocast(precision):
-            return self._forward(pixels, grid, reads, attention)
+            return self._forward(pixels, grid, reads, attention, received)
 
     def _check(
         self, pixels: Tensor, reads: Collection[Read], attention: Collection[int]
@@ -133,6 +139,7 @@ class Backbone:
         grid: tuple[int, int],
         reads: Collection[Read],
         attention: Collection[int],
+        all_queries: Collection[int],
     ) -> Forward:
         result = Forward({}, {})
         layout, last = self.architecture.layout, self.architecture.depth - 1
@@ -142,7 +149,7 @@ class Backbone:
                 tokens = self._final_norm(patches) if read.norm else patches
                 result.tokens[read] = TokenLayout(0, 0).split(tokens, grid)
         outputs = {r.layer for r in reads if r.layer != "embedding" and r.facet == "token"}
-        inner = {r.layer for r in reads if r.facet != "token"} | set(attention)
+        inner = {r.layer for r in reads if r.facet != "token"} | {*attention, *all_queries}
         wanted = [layer for layer in outputs | inner if isinstance(layer, int)]
         if not wanted:
             return result
@@ -161,6 +168,8 @@ class Backbone:
                 if layer in attention:
                     rows = attention_rows(block.attn, normed, layout, grid, turn)
                     result.attention[layer] = rows
+                if layer in all_queries:
+                    result.received[layer] = received(block, normed, layout, grid, turn)
             if layer == deepest and layer not in outputs:
                 break
             run = self._run[layer]

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from harness.bench.attention import attention
 from harness.bench.dense import dense
 from harness.bench.knn import knn
 from harness.bench.linear import linear
@@ -29,6 +30,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
     match options.what:
         case "paint":
             return paint(limit)
+        case "attention":
+            return attention(device)
         case "lost":
             return lost(device)
         case "tokencut":

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +11,12 @@ from torch import Tensor
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import choose_device
 from harness.bench.clock import timed
-from harness.errors import HarnessError
+from harness.bench.memory import check_measurable, measured
 from harness.probes.neighbours import NeighbourIndex, judge
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 _BATCH = 256  # of the plain implementation, as DINOv2's
-_MEMORY = Path("/proc/self/statm")
-_EVERY = 0.002  # seconds between two looks at the memory
 
 _Hits = dict[int, tuple[Tensor, Tensor]]  # k -> hits among the first and the first five, [q] each
 
@@ -50,14 +43,13 @@ def knn(
     alone, which no exact search goes below. Raises ``HarnessError`` where memory cannot be
     measured: on a CPU that needs Linux."""
     place = choose_device(device)
-    if place.type == "cpu" and not _MEMORY.exists():
-        raise HarnessError(f"bench knn: {_MEMORY} is needed to measure memory on a CPU")
+    check_measurable(place, "knn")
     case = _case(train, queries, classes, width)
     few = _Case(case.train[:1_000], case.labels[:1_000], case.queries[:8], case.truth[:8], classes)
     with exact_float32():
         for way in (_ours, _plain):  # libraries set themselves up on their first call
             way(few, place)
-        ours, plain = (_measured(way, case, place) for way in (_ours, _plain))
+        ours, plain = (measured(partial(way, case, place), place) for way in (_ours, _plain))
         product = _product(case, place)
     return {
         "device": str(place),
@@ -75,7 +67,7 @@ def knn(
         "plain_extra_mib": round(plain.extra / 2**20, 1),
         "memory_share": round(ours.extra / plain.extra, 4),
         "top1_agreement": min(
-            float((ours.hits[k][0] == plain.hits[k][0]).double().mean()) for k in KS
+            float((ours.result[k][0] == plain.result[k][0]).double().mean()) for k in KS
         ),
     }
 
@@ -117,53 +109,6 @@ def _plain(case: _Case, place: torch.device) -> _Hits:
         k: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
         for k, pairs in parts.items()
     }
-
-
-class _Measured(NamedTuple):
-    seconds: float
-    extra: int
-    hits: _Hits
-
-
-def _measured(
-    way: Callable[[_Case, torch.device], _Hits], case: _Case, place: torch.device
-) -> _Measured:
-    """Seconds, and the most bytes in use meanwhile beyond those in use before: of the process, or
-    of the GPU as its driver counts them, because faiss does not allocate through torch."""
-    _let_go(place)
-    before = peak = _in_use(place)
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(_EVERY):
-            peak = max(peak, _in_use(place))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        began = time.perf_counter()
-        hits = way(case, place)
-        seconds = time.perf_counter() - began
-    finally:
-        done.set()
-        watcher.join()
-    return _Measured(seconds, max(peak, _in_use(place)) - before, hits)
-
-
-def _let_go(place: torch.device) -> None:
-    """What was freed goes back to the system: else it would serve again, and not be counted."""
-    if place.type == "cuda":
-        torch.cuda.empty_cache()
-    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-def _in_use(place: torch.device) -> int:
-    if place.type == "cuda":
-        free, total = torch.cuda.mem_get_info(place)
-        return total - free
-    return int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _product(case: _Case, place: torch.device) -> float:

@@ -7,7 +7,7 @@ memory does not grow with the data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from harness.data.joint import Labelled
 from harness.data.views import Crop, View
 from harness.errors import BadPicture, HarnessError
 from harness.features.loading import Loaded, load
-from harness.features.order import join_tokens
+from harness.features.order import join_received, join_tokens
 from harness.features.outliers import OutlierRule
 from harness.features.select import Selector, select
 from harness.task import Batch, DenseCrops
@@ -37,6 +37,7 @@ class Pass:
     view: View
     reads: frozenset[Read]
     attention: frozenset[int] = frozenset()
+    received: frozenset[int] = frozenset()
     pixels: bool = False
     precision: Precision = "fp32"
     selectors: frozenset[Selector] = frozenset()
@@ -153,6 +154,7 @@ def _batches(
         yield Batch(
             tokens=forward.tokens,
             attention=forward.attention,
+            received=forward.received,
             ids=tuple(sample.id for sample in samples),
             targets=tuple(sample.target for sample in samples),
             sample=tuple(position for position, _ in rows),
@@ -187,7 +189,7 @@ def _forward(
             kept.append(pixels)
         start += len(part)
         tally.forward_passes += len(part)
-    return _joined(parts, wanted.reads, wanted.attention), torch.cat(kept) if kept else None
+    return _joined(parts, wanted), torch.cat(kept) if kept else None
 
 
 def _attempt(
@@ -196,21 +198,21 @@ def _attempt(
     """One pass, or None when the memory is full: what filled it is let go of by returning."""
     try:
         pixels = normalise(backbone, crops)
-        return pixels, backbone(pixels, wanted.reads, wanted.attention, wanted.precision)
+        asked = wanted.reads, wanted.attention, wanted.precision, wanted.received
+        return pixels, backbone(pixels, *asked)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
     return None
 
 
-def _joined(
-    parts: Sequence[Forward], reads: Collection[Read], attention: Collection[int]
-) -> Forward:
+def _joined(parts: Sequence[Forward], wanted: Pass) -> Forward:
     if len(parts) == 1:
         return parts[0]
     return Forward(
-        {read: join_tokens([part.tokens[read] for part in parts]) for read in reads},
-        {layer: torch.cat([part.attention[layer] for part in parts]) for layer in attention},
+        {read: join_tokens([part.tokens[read] for part in parts]) for read in wanted.reads},
+        {at: torch.cat([part.attention[at] for part in parts]) for at in wanted.attention},
+        {at: join_received([part.received[at] for part in parts]) for at in wanted.received},
     )
 
 

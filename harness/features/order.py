@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from harness.backbone.attention import Received
 from harness.backbone.layout import Tokens
 from harness.errors import HarnessError
 from harness.features.select import Selected
@@ -80,6 +81,7 @@ def _join(batches: Sequence[Batch]) -> Batch:
     return Batch(
         tokens={read: join_tokens([b.tokens[read] for b in batches]) for read in first.tokens},
         attention={at: torch.cat([b.attention[at] for b in batches]) for at in first.attention},
+        received={at: join_received([b.received[at] for b in batches]) for at in first.received},
         ids=tuple(image for batch in batches for image in batch.ids),
         targets=tuple(target for batch in batches for target in batch.targets),
         sample=tuple(
@@ -129,6 +131,15 @@ def join_tokens(parts: Sequence[Tokens]) -> Tokens:
     )
 
 
+def join_received(parts: Sequence[Received]) -> Received:
+    """What several batches of one grid received, one after the other."""
+    return Received(
+        join_tokens([part.share for part in parts]),
+        join_tokens([part.norm for part in parts]),
+        torch.cat([part.rank for part in parts]),
+    )
+
+
 def _pictures(batch: Batch, chosen: range) -> Batch:
     """The rows of a run of pictures; crops of one picture stand together, so they are a slice."""
     rows = [row for row, picture in enumerate(batch.sample) if picture in chosen]
@@ -145,6 +156,10 @@ def _pictures(batch: Batch, chosen: range) -> Batch:
     return Batch(
         tokens={read: part(tokens) for read, tokens in batch.tokens.items()},
         attention={layer: rows_[cut] for layer, rows_ in batch.attention.items()},
+        received={
+            layer: Received(part(found.share), part(found.norm), found.rank[cut])
+            for layer, found in batch.received.items()
+        },
         ids=batch.ids[chosen.start : chosen.stop],
         targets=batch.targets[chosen.start : chosen.stop],
         sample=tuple(picture - chosen.start for picture in batch.sample[cut]),

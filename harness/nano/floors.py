@@ -91,6 +91,8 @@ def _floor(embed: type[nn.Module], patch: int, depth: int, width: int) -> Any:
 class _Unchanged(Block):  # type: ignore[misc]  # timm's types are not read
     """A transformer block that spares itself the attention and the MLP, whose weights are zero."""
 
+    attends = False
+
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         return x
 

@@ -76,7 +76,7 @@ class Recorder:
         self.calls: list[int] = []
         self._most = most
 
-    def __call__(self, pixels: torch.Tensor, reads: Any, attention: Any, precision: Any) -> Forward:
+    def __call__(self, pixels: torch.Tensor, reads: Any, *_: Any) -> Forward:
         self.calls.append(len(pixels))
         if len(pixels) > self._most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
