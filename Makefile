@@ -41,6 +41,7 @@ bench: install
 	$(BIN)/harness bench tokencut
 	$(BIN)/harness bench attention
 	$(BIN)/harness bench paint
+	$(BIN)/harness bench anatomy --batch-size 8
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
 	$(BIN)/harness bench knn
 	$(BIN)/harness bench linear

@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         "--outliers",
         default="mean+3sd",
         metavar="RULE",
-        help="of outlier and normal: a norm, quantile0.98 or mean+3sd (the default)",
+        help="of outlier and normal: a norm, quantile0.98, mean+3sd (the default) or valley",
     )
     extract.add_argument(
         "--precision",

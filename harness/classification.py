@@ -70,7 +70,7 @@ class TokenProtocol(Protocol):
     outliers: RuleText | None = Field(
         None,
         description="of the tokens outlier and normal: the norm above which a patch is one, or "
-        "quantile0.98, or mean+3sd (the default)",
+        "quantile0.98, mean+3sd (the default) or valley",
     )
     precision: Precision = "fp16"
 

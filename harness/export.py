@@ -169,7 +169,7 @@ class _Job:
             self.running,
             dataset.roles[role],
             sources[role],
-            selectors,
+            {(each.layer, each.rule) for each in selectors if each.rule is not None},
             self.store,
             self.options.batch_size,
             processes(self.options.workers),

@@ -180,7 +180,7 @@ def _cutoffs(
         RunningModel.of(backbone, cell.entry, cell.weights_from),
         cell.dataset.roles[role],
         cell.source(role, repeat.seed),
-        request.select,
+        request.ruled,
         store,
         options.batch_size,
         processes(options.workers),

@@ -132,6 +132,7 @@ class TokenRequest:
     pixels) of pictures read once can be served from the feature store, without a forward pass;
     labels of pixels are then read beside it. ``dense`` asks for those: of each crop, padded with
     it (``crops``, of a joint view), or of the picture at its stored size (``pictures``).
+    ``beside`` are single things to read too; ``outliers`` (layer, rule) wants the rule's cut-off.
     """
 
     view: View
@@ -148,6 +149,8 @@ class TokenRequest:
     bytes_per_picture: int = 0
     select: tuple[Selector, ...] = ()
     dense: Labelled | None = None
+    beside: tuple[Read, ...] = ()
+    outliers: tuple[int, OutlierRule] | None = None
 
     def __post_init__(self) -> None:
         one_size = getattr(self.view, "padded", None) is not None
@@ -187,12 +190,18 @@ class TokenRequest:
             Read(layer, facet, self.norm and facet == "token")
             for layer in self.layers
             for facet in self.facets
-        ).union(*(selector.reads for selector in self.select))
+        ).union(self.beside, *(selector.reads for selector in self.select))
+
+    @property
+    def ruled(self) -> frozenset[tuple[int, OutlierRule]]:
+        """Layers and rules whose cut-offs are needed."""
+        own = {(each.layer, each.rule) for each in self.select if each.rule is not None}
+        return frozenset(own if self.outliers is None else {*own, self.outliers})
 
     @property
     def storable(self) -> bool:
         """Whether the feature store can serve it: selected tokens of pictures read once."""
-        asks_more = self.layers or self.attention or self.received or self.pixels
+        asks_more = self.layers or self.beside or self.attention or self.received or self.pixels
         return bool(self.select) and self.order == "once" and not asks_more
 
 
@@ -285,7 +294,7 @@ class Context(Generic[P]):
     protocol: P
     seed: int
     cutoffs: Mapping[OutlierRule, float] = field(default_factory=dict)
-    """Of the rules in the task's selectors: the norm above which a patch is an outlier."""
+    """Of the rules that the task asks for: the norm above which a patch is an outlier."""
     device: str = "cpu"
     """Where the backbone runs: ``cpu``, ``cuda`` or ``cuda:1``. A head may be fitted there too."""
 

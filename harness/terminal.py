@@ -169,6 +169,10 @@ def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
                 f"(named in the record)",
                 markup=False,
             )
+        if isinstance(found := record.details.get("summary"), dict) and "told" in found:
+            console.print(
+                f"{record.model.name} · {record.protocol.name}: {found['told']}", markup=False
+            )
         skipped = record.counts.get("skipped_no_box")
         if skipped:
             console.print(

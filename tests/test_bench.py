@@ -52,6 +52,17 @@ def test_attention_is_measured_against_the_whole_softmax_and_equals_it(
         assert facts[f"{name}_share_of_memory"] == pytest.approx(share, abs=1e-3)
 
 
+def test_anatomy_is_measured_against_the_bare_forward(
+    tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "anatomy", "--model", "tiny-reg4", "--models", str(tiny_models)]
+    assert main([*command, "--device", "cpu", "--batch-size", "2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["patches"], facts["pairs"]) == ("tiny-reg4", 49, 20)
+    low, high = facts["interval"]
+    assert 0 < low <= facts["anatomy_over_bare"] <= high
+
+
 def test_the_painter_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "paint", "--limit", "5", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -130,7 +130,7 @@ def test_what_is_there_is_not_replaced_unless_asked(
         (["--crop", "70"], "at most what --resize 64 leaves"),
         (["--crop", "0"], "at least 1"),
         (["--layer", "9"], "layer 9 of a model with 4 blocks"),
-        (["--tokens", "outlier", "--outliers", "many"], "mean+3sd was expected"),
+        (["--tokens", "outlier", "--outliers", "many"], "valley was expected"),
         (["--limit", "0"], "--limit 0"),
         (["--model", "tiny", "--tokens", "register"], "the model has no registers"),
     ],

@@ -41,6 +41,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "dinov2-linear-depth": CROPS,
     "dinov2-linear-depth-4": CROPS,
     "dinov3-linear-depth": CROPS,
+    "anatomy": {"outliers": "quantile0.9"},
+    "local-information": {"outliers": "quantile0.9", "held_out": 0.5},
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""

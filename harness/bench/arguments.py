@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 
 _MEASURED = (
+    "anatomy",
     "attention",
     "dense",
     "extract",
@@ -23,10 +24,10 @@ def add_bench(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentParser:
     """The command ``bench``, made by ``add`` of a name, what it is about and an example."""
     bench = add(
         "bench",
-        "measure speed: the pipeline against the bare forward, LOST against its Gram matrix, kNN, "
-        "linear heads, the logistic path and TokenCut's cut against the plain way, attention rows "
-        "against the whole softmax, stored features and patches (dense) against a stream of "
-        "pictures, the painter of scenes",
+        "measure speed: the pipeline, and anatomy, against the bare forward, LOST against its Gram "
+        "matrix, kNN, linear heads, the logistic path and TokenCut's cut against the plain way, "
+        "attention rows against the whole softmax, stored features and patches (dense) against a "
+        "stream of pictures, the painter of scenes",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
     bench.add_argument("what", choices=_MEASURED)

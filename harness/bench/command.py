@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from harness.bench.anatomy import anatomy
 from harness.bench.attention import attention
 from harness.bench.dense import dense
 from harness.bench.knn import knn
@@ -42,6 +43,9 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
             return logistic(device) if limit is None else logistic(device, limit)
         case "knn":
             return knn(device) if limit is None else knn(device, limit)
+    if options.what == "anatomy":
+        models = [options.model or "nano-reg4"]
+        return anatomy(Options(tasks=["bench"], models=models, datasets=[], **machine))
     if not options.model or not options.dataset:
         raise HarnessError(f"harness bench {options.what}: name a --model and a --dataset")
     wanted = Options(tasks=["bench"], models=[options.model], datasets=[options.dataset], **machine)

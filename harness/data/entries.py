@@ -19,6 +19,7 @@ from harness.data.generated import COUNT, GeneratedDataset
 from harness.data.imagenet import read_imagenet
 from harness.data.imagenet_tests import read_class_folders, read_real
 from harness.data.parquet import read_parquet
+from harness.data.pictures import PicturesDataset
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc, read_voc_labels
@@ -248,6 +249,19 @@ class ParquetEntry(EntryBase):
         return {**read_parquet(name, root, self.splits, self.image, self.label)}
 
 
+class PicturesEntry(EntryBase):
+    """Every picture in ``root`` and the folders below it, without labels, as test."""
+
+    format: Literal["pictures"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return {"test": PicturesDataset(name, root, "test")}
+
+
 class RevisitedEntry(EntryBase):
     """Oxford or Paris revisited, or pictures of your own so annotated: paths are relative to
     ``root``. The gallery is the role train, the queries are test."""
@@ -279,6 +293,7 @@ Entry = (
     | ImageNetTestEntry
     | OfficialEntry
     | ParquetEntry
+    | PicturesEntry
     | RevisitedEntry
     | ScenesEntry
     | WebdatasetEntry
@@ -291,6 +306,7 @@ FORMATS: Mapping[str, type[Entry]] = {
     "imagenet-real": ImageNetRealEntry,
     "imagenet-test": ImageNetTestEntry,
     "parquet": ParquetEntry,
+    "pictures": PicturesEntry,
     "revisited": RevisitedEntry,
     "scenes": ScenesEntry,
     "voc": VOCEntry,

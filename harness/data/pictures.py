@@ -1,4 +1,4 @@
-"""Any folder of pictures, without labels: what self-supervised training reads."""
+"""Any folder of pictures, without labels: for self-supervised training, and for ``anatomy``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PicturesDataset(FileDataset):
     a circle. Sizes are read from the headers: ``(0, 0)`` where there is none that can be read.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, split: str = "train") -> None:
         """Raises ``HarnessError`` for a folder that cannot be listed or has no picture in it."""
         if not root.is_dir():
             raise HarnessError(f"{root}: no such folder")
@@ -31,7 +31,7 @@ class PicturesDataset(FileDataset):
         with ThreadPoolExecutor(_READERS) as readers:
             sizes = list(readers.map(lambda identity: header_size(root / identity), ids))
         samples = [Sample(identity, size) for identity, size in zip(ids, sizes, strict=True)]
-        super().__init__(name, "train", samples, (), root, ids)
+        super().__init__(name, split, samples, (), root, ids)
 
 
 def find_pictures(root: Path, suffixes: frozenset[str] = SUFFIXES) -> list[str]:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from harness.atomic import locked, replace
 from harness.backbone.vit import Backbone, Read
+from harness.data.coverage import inside
 from harness.data.dataset import Dataset
 from harness.documents import canonical_json
 from harness.features.extract import Pass, Tally, stream
 from harness.features.keys import Key, RunningModel, Source, can_be_keyed, cutoff_key
 from harness.features.outliers import ESTIMATED_ON, OutlierRule, cutoffs
-from harness.features.select import Selector
 from harness.features.store import Store
 from harness.selection import by_hash
 
@@ -32,24 +32,24 @@ def resolve(
     running: RunningModel,
     dataset: Dataset,
     source: Source,
-    selectors: Sequence[Selector],
+    ruled: Collection[tuple[int, OutlierRule]],
     store: Store | None,
     batch_size: int,
     workers: int,
     skip_bad: bool,
 ) -> tuple[dict[OutlierRule, float], int]:
-    """The cut-off of every rule among ``selectors``, and the forward passes that it took.
+    """The cut-off of every rule among ``ruled`` (layer, rule), all of one layer, and the forward
+    passes that it took.
 
-    Norms before the final norm, of the patches of at most ``ESTIMATED_ON`` pictures: those with
-    the smallest sha256 of their id, the same for every model.
+    Norms before the final norm, of the patches without padding of at most ``ESTIMATED_ON``
+    pictures: those with the smallest sha256 of their id, the same for every model.
     """
-    ruled = [selector for selector in selectors if selector.rule is not None]
-    rules = {selector.rule for selector in ruled if selector.rule is not None}
+    layers, rules = {layer for layer, _ in ruled}, {rule for _, rule in ruled}
     if not any(rule.estimated for rule in rules):
         return cutoffs(rules, np.empty(0, np.float32)), 0
-    layer = ruled[0].layer
-    if any(selector.layer != layer for selector in ruled):
+    if len(layers) > 1:
         raise ValueError("rules for outliers of several layers in one request")
+    (layer,) = layers
     keys = {}
     if store is not None and can_be_keyed(source.view):
         keys = {rule: cutoff_key(running, source, layer, rule) for rule in rules}
@@ -61,12 +61,10 @@ def resolve(
     wanted = Pass(source.view, frozenset({read}), precision=source.precision)
     tally = Tally(batch_size)
     chosen = sorted(by_hash([sample.id for sample in dataset.samples])[:ESTIMATED_ON])
-    norms = [
-        batch.tokens[read].patches.float().norm(dim=-1).flatten().cpu().numpy()
-        for batch in stream(
-            backbone, dataset, wanted, chosen, tally, source.seed, workers, skip_bad
-        )
-    ]
+    norms = []
+    for batch in stream(backbone, dataset, wanted, chosen, tally, source.seed, workers, skip_bad):
+        found = batch.tokens[read].patches.float().norm(dim=-1).cpu().numpy()
+        norms.append(found[inside(batch.geometry, backbone.architecture.patch)])
     values = cutoffs(rules, np.concatenate(norms or [np.empty(0, np.float32)]))
     if store is not None and not tally.bad:  # a bad picture may be mended, and would then count
         for rule, key in keys.items():

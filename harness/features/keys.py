@@ -138,7 +138,7 @@ def feature_key(
 def cutoff_key(running: RunningModel, source: Source, layer: int, rule: OutlierRule) -> Key:
     """The key of the cut-off that a rule comes to on (at most) ``ESTIMATED_ON`` pictures."""
     facts = {**source.facts(running), "layer": layer, "rule": asdict(rule), "most": ESTIMATED_ON}
-    return Key(facts, source.about(running))
+    return Key({**facts, "patches": "without padding"}, source.about(running))
 
 
 def told(selector: Selector) -> str:

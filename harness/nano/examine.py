@@ -22,11 +22,13 @@ from torch import Tensor
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone, Read
 from harness.data.catalog import Catalog
+from harness.data.coverage import by_patch
 from harness.data.dataset import Dataset, First
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, stream
 from harness.probes.neighbours import NeighbourIndex, judge
+from harness.probes.patch_anatomy import neighbour_cosines
 from harness.registry import Registry
 from harness.task import Batch
 
@@ -78,35 +80,19 @@ def patches(backbone: Backbone, dataset: Dataset) -> Patches:
     index = 0
     for batch in _stream(backbone, dataset, last, first):
         norms.append(batch.tokens[last].patches.float().norm(dim=-1).cpu().numpy())
-        likeness.append(_likeness(batch.tokens[first].patches.float().cpu().numpy()))
+        likeness.append(neighbour_cosines(batch.tokens[first].patches).cpu().numpy())
         for _ in batch.ids:
             instances = dataset.dense(index).instances
             assert instances is not None
             rows, columns = (length // side for length in instances.shape)
-            blocks = instances[: rows * side, : columns * side] > 0
-            objects.append(blocks.reshape(rows, side, columns, side).mean((1, 3)))
+            whole = instances[: rows * side, : columns * side]
+            objects.append(by_patch((whole > 0).astype(np.float32), side))
             index += 1
     return Patches(
         np.concatenate([each.ravel() for each in norms]),
-        np.concatenate([each.ravel() for each in objects]).astype(np.float32),
+        np.concatenate([each.ravel() for each in objects]),
         np.concatenate([each.ravel() for each in likeness]),
     )
-
-
-def _likeness(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``[B, H, W, D]`` -> ``[B, H, W]``."""
-    unit = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
-    total, count = np.zeros(unit.shape[:3]), np.zeros(unit.shape[:3])
-    for axis in (1, 2):
-        low = [slice(None)] * 3
-        high = [slice(None)] * 3
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        cosine = (unit[tuple(low)] * unit[tuple(high)]).sum(-1)
-        for end in (tuple(low), tuple(high)):
-            total[end] += cosine
-            count[end] += 1
-    mean: NDArray[np.float32] = (total / count).astype(np.float32)
-    return mean
 
 
 def _stream(backbone: Backbone, dataset: Dataset, *reads: Read) -> Iterator[Batch]:

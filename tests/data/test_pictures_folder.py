@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_datasets import encode
 
+from harness.data.catalog import Catalog
 from harness.data.pictures import PicturesDataset
 from harness.errors import BadPicture, HarnessError
 
@@ -60,3 +61,12 @@ def test_a_broken_picture_opens_and_is_named_when_it_is_read(tmp_path: Path) -> 
     assert dataset.samples[1].size == (0, 0)
     with pytest.raises(BadPicture, match=r"bad\.jpg: not a picture"):
         dataset.picture(1)
+
+
+def test_as_an_entry_it_is_a_data_set_to_test_on(tmp_path: Path) -> None:
+    put(tmp_path, "holiday/a.jpg", "holiday/b/c.png")
+    file = tmp_path / "data.yaml"
+    file.write_text("mine: {format: pictures, root: holiday}")
+    opened = Catalog.load([file]).open("mine")
+    assert list(opened) == ["test"] and opened["test"].split == "test"
+    assert [sample.id for sample in opened["test"].samples] == ["a.jpg", "b/c.png"]
