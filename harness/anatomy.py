@@ -23,6 +23,7 @@ from harness.data.fixed_size import FixedSize
 from harness.data.views import View, WholePicture
 from harness.errors import HarnessError
 from harness.features.outliers import NO_OUTLIERS, OutlierRule, RuleText
+from harness.layers import resolve_layers
 from harness.probes.anatomy_tables import layers_table, positions_table, ratios, separates_at
 from harness.probes.patch_anatomy import COLUMNS, PatchAnatomy
 from harness.task import (
@@ -33,7 +34,6 @@ from harness.task import (
     NotApplicable,
     Outcome,
     Protocol,
-    resolve_layers,
 )
 
 

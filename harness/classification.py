@@ -25,6 +25,7 @@ from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule, RuleText
 from harness.features.select import DRAWN, Selector, TokenName, applicable, width
+from harness.layers import resolve_layers
 from harness.task import (
     Batch,
     Context,
@@ -34,7 +35,6 @@ from harness.task import (
     P,
     Protocol,
     TokenRequest,
-    resolve_layers,
 )
 
 FLOAT = 4  # bytes

@@ -34,11 +34,12 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Store, shard_size
+from harness.layers import resolve_layers
 from harness.options import Options
 from harness.plan import OpenedDataset, open_dataset, weights_from
 from harness.progress import Progress, Silent
 from harness.registry import Registry
-from harness.task import NotApplicable, resolve_layers
+from harness.task import NotApplicable
 
 FEATURES, INDEX = "features.safetensors", "index.json"
 

@@ -13,6 +13,7 @@ from harness.backbone.vit import Precision
 from harness.data.dataset import Dataset, Role
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
+from harness.layers import resolve_layers
 from harness.probes.sinks import KINDS, MECHANISMS, sinks
 from harness.task import (
     Batch,
@@ -23,7 +24,6 @@ from harness.task import (
     Outcome,
     Protocol,
     TokenRequest,
-    resolve_layers,
 )
 
 if TYPE_CHECKING:

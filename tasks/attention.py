@@ -29,6 +29,7 @@ from harness.data.views import Geometry, View, WholePicture
 from harness.discovery import objects
 from harness.errors import HarnessError
 from harness.features.windows import full_size
+from harness.layers import resolve_layers
 from harness.probes.attention_maps import entropy, localisation
 from harness.selection import held_out
 from harness.sink_census import SinkEvaluation, SinkProtocol, check_attention
@@ -42,7 +43,6 @@ from harness.task import (
     Protocol,
     Task,
     TokenRequest,
-    resolve_layers,
 )
 
 _PIXELS = 2**22

@@ -22,6 +22,7 @@ from harness.data.dataset import Dataset, Query, Role
 from harness.data.within_side import WithinSide, WithinSideThrice
 from harness.errors import HarnessError
 from harness.features.select import Selector, applicable, width
+from harness.layers import resolve_layers
 from harness.probes.ranking import average_precision, precision_at, ranked, ranks
 from harness.task import (
     Context,
@@ -31,7 +32,6 @@ from harness.task import (
     Protocol,
     Task,
     TokenRequest,
-    resolve_layers,
 )
 
 _ROLES: tuple[Role, Role] = ("train", "test")

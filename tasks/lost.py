@@ -28,7 +28,8 @@ from harness.discovery import (
     component_box,
 )
 from harness.errors import HarnessError
-from harness.task import Batch, Context, Task, TokenRequest, resolve_layers
+from harness.layers import resolve_layers
+from harness.task import Batch, Context, Task, TokenRequest
 
 BiasUnit = Literal["absolute", "mean squared norm"]
 

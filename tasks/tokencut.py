@@ -26,8 +26,9 @@ from harness.discovery import (
     SweptDiscoveryProtocol,
 )
 from harness.errors import HarnessError
+from harness.layers import resolve_layers
 from harness.probes.normalised_cut import Cut, cosines, normalised_cut
-from harness.task import Batch, Context, Task, TokenRequest, resolve_layers
+from harness.task import Batch, Context, Task, TokenRequest
 
 
 class NormalisedCutProtocol(DiscoveryProtocol):

@@ -6,12 +6,12 @@ import pytest
 
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
+from harness.layers import resolve_layers
 from harness.task import (
     NotApplicable,
     Protocol,
     TokenRequest,
     find_task,
-    resolve_layers,
     task_names,
 )
 

@@ -13,8 +13,9 @@ from harness.data.views import View
 from harness.dense.protocol import Layers
 from harness.errors import HarnessError
 from harness.features.select import Selector, applicable, patch_grid, row_bytes
+from harness.layers import resolve_layers
 from harness.probes.dense_head import side_by_side
-from harness.task import Batch, NotApplicable, resolve_layers
+from harness.task import Batch, NotApplicable
 
 
 class Reading(NamedTuple):
