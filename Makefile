@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' 2>/dev/null | sort)
+SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
 .PHONY: install demo test check bench clean
 
@@ -40,6 +40,7 @@ bench: install
 	$(BIN)/harness bench lost
 	$(BIN)/harness bench tokencut
 	$(BIN)/harness bench attention
+	$(BIN)/harness bench registers
 	$(BIN)/harness bench paint
 	$(BIN)/harness bench anatomy --batch-size 8
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import registers_command
 from harness.bench.arguments import add_bench
 
 
@@ -167,6 +168,11 @@ def parser() -> argparse.ArgumentParser:
     store.add_argument("--repair", action="store_true", help="verify: remove what is damaged")
     store.add_argument("--max-size", metavar="SIZE", help="prune: what may stay, such as 50GB")
     store.add_argument("--yes", action="store_true", help="clear: without this nothing is removed")
+
+    registers = add("registers", registers_command.ABOUT, registers_command.EXAMPLE)
+    registers_command.add_arguments(registers)
+    _add_machine(registers)
+    _add_files(registers)
 
     pretrain = add(
         "pretrain",

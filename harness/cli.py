@@ -171,6 +171,13 @@ def _store(options: argparse.Namespace) -> int:
     return EXIT_DONE if store(options) else EXIT_BAD
 
 
+def _registers(options: argparse.Namespace) -> int:
+    from harness.registers_command import registers
+
+    registers(options, _machine(options))
+    return EXIT_DONE
+
+
 def _pretrain(options: argparse.Namespace) -> int:
     from harness import terminal
     from harness.nano.pretrain import Recipe, pretrain
@@ -374,6 +381,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "extract": _extract,
     "store": _store,
+    "registers": _registers,
     "pretrain": _pretrain,
     "models": _models,
     "tasks": _tasks,

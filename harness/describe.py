@@ -40,6 +40,7 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
         "arguments": entry.arguments,
         "layout": order,
         "registers": layout.registers,
+        "interventions": entry.interventions,
         "baseline": entry.baseline,
         "patch": facts.patch,
         "width": facts.width,

@@ -17,6 +17,7 @@ from harness.data.joint import look
 from harness.data.views import View, crops_of
 from harness.documents import unknown
 from harness.errors import BadPicture, HarnessError
+from harness.interventions import cannot_search
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
 from harness.schema import Record
@@ -186,6 +187,8 @@ def plan(*runs: Options) -> list[Cell]:
                     cell.weights_from = weights_from(sha256, common)
                     cells[cell.path] = cell
                     try:
+                        if why := cannot_search(entry, dataset.roles, common.compiled):
+                            raise NotApplicable(why)
                         cell.repeats = [
                             Repeat(seed, job.task.requests(facts, dataset.roles, protocol, seed))
                             for seed in _seeds(job.task, protocol, common)

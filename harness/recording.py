@@ -64,6 +64,7 @@ def store_record(
             weights=kind,
             weights_digest=backbone.weights_digest,
             registers=backbone.architecture.layout.registers,
+            interventions=cell.entry.interventions,
         ),
         protocol=schema.ProtocolFacts(
             name=cell.protocol.name,
@@ -108,7 +109,10 @@ def store_record(
 
 def _input_facts(backbone: Backbone) -> dict[str, Any]:
     facts = backbone.architecture
-    return {"mean": list(facts.mean), "std": list(facts.std), "patch": facts.patch}
+    found: dict[str, Any] = {"mean": list(facts.mean), "std": list(facts.std), "patch": facts.patch}
+    if neurons := backbone.intervention.neurons:
+        found["register_neurons"] = [list(pair) for pair in neurons]
+    return found
 
 
 def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:

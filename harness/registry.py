@@ -28,7 +28,9 @@ from pydantic import (
     model_validator,
 )
 
+from harness import interventions
 from harness.documents import Document, canonical_json, name_problem, read_yaml, unknown
+from harness.interventions import ReplaceRegisters, TestTimeRegisters
 
 SHIPPED = Path(__file__).with_name("models.yaml")
 
@@ -77,10 +79,12 @@ class ModelEntry(_Facts):
 
     ``registers`` is how many register tokens the loaded model must turn out to have. It defaults
     to 0 and not to "whatever there is", so that register weights can never run unnoticed under an
-    entry that says nothing of them (dinov2 #505).
+    entry that says nothing of them (dinov2 #505). ``like`` names the entry that all facts but the
+    baseline were taken over from where the file says nothing.
     """
 
     name: str
+    like: Text | None = None
     timm: Text | None = None
     factory: Text | None = None
     checkpoint: Path | None = None
@@ -89,6 +93,9 @@ class ModelEntry(_Facts):
     baseline: Text | None = None
     position_embedding: PositionEmbedding | None = None
     input: InputRule | None = None
+    test_time_registers: TestTimeRegisters | None = None
+    drop_registers: StrictBool = False
+    replace_registers: ReplaceRegisters | None = None
     license: Text | None = None
     paper: Text | None = None
     note: Text | None = None
@@ -112,6 +119,30 @@ class ModelEntry(_Facts):
             raise ValueError("exactly one of `timm:` and `factory:` must be given")
         return self
 
+    @model_validator(mode="after")
+    def _changes_make_sense(self) -> Self:
+        if self.drop_registers and self.replace_registers:
+            raise ValueError("registers are dropped or replaced, not both")
+        if (self.drop_registers or self.replace_registers) and not self.registers:
+            raise ValueError("has no registers to drop or to replace (`registers: 0`)")
+        added = self.test_time_registers
+        if added and added.searched and (self.drop_registers or self.replace_registers):
+            raise ValueError("with `neurons: auto` registers cannot be dropped or replaced, too")
+        return self
+
+    @property
+    def running_registers(self) -> int:
+        """How many registers run, trained and test-time ones."""
+        added = self.test_time_registers
+        return (0 if self.drop_registers else self.registers) + (
+            0 if added is None else added.count
+        )
+
+    @property
+    def interventions(self) -> list[str]:
+        """What is changed in the frozen backbone at test time, in words."""
+        return interventions.told(self)
+
     def canonical(self) -> dict[str, Any]:
         """The facts that decide what runs, as JSON.
 
@@ -132,7 +163,7 @@ class ModelEntry(_Facts):
             facts["position_embedding"] = self.position_embedding.model_dump(mode="json")
         if self.input is not None:
             facts["input"] = self.input.model_dump(mode="json", exclude_none=True)
-        return facts
+        return facts | interventions.canonical(self)
 
     def digest(self) -> str:
         """sha256, as 64 hex digits, of the canonical facts."""
@@ -149,24 +180,27 @@ class Registry:
     def load(cls, files: Sequence[Path] = ()) -> Registry:
         """The shipped models.yaml with the user's ``files`` laid over it, in order.
 
-        An entry of a later file replaces one of the same name whole. A ``checkpoint:`` is relative
-        to the file it stands in. Raises ``HarnessError`` naming file and line for anything that is
-        wrong in a file, and for a ``baseline:`` that no file has.
+        An entry of a later file replaces one of the same name whole. A file that an entry names is
+        relative to the file that the entry stands in. Raises ``HarnessError`` naming file and line
+        for anything that is wrong in a file, and for a ``baseline:`` or ``like:`` that no file has.
         """
-        found: dict[str, tuple[Document, ModelEntry]] = {}
+        documents: dict[str, Document] = {}
         for file in (SHIPPED, *files):
             document = read_yaml(file)
-            for name in document.data:
-                found[name] = (document, _entry(document, name))
-        for name, (document, entry) in found.items():
-            if entry.baseline is None:
+            documents |= dict.fromkeys(document.data, document)
+        found: dict[str, ModelEntry] = {}
+        for name in documents:
+            _resolve(documents, name, found, ())
+        for name, document in documents.items():
+            baseline = found[name].baseline
+            if baseline is None:
                 continue
-            if entry.baseline == name:
+            if baseline == name:
                 raise document.error((name, "baseline"), "a model is not its own baseline")
-            if entry.baseline not in found:
-                missing = unknown("model", entry.baseline, found, "harness models")
+            if baseline not in found:
+                missing = unknown("model", baseline, found, "harness models")
                 raise document.error((name, "baseline"), str(missing))
-        return cls(entry for _, entry in found.values())
+        return cls(found[name] for name in documents)
 
     def names(self) -> list[str]:
         """Every name, in the order of the files."""
@@ -179,13 +213,39 @@ class Registry:
         return self._entries[name]
 
 
-def _entry(document: Document, name: str) -> ModelEntry:
+def _resolve(
+    documents: dict[str, Document],
+    name: str,
+    found: dict[str, ModelEntry],
+    deriving: tuple[str, ...],
+) -> ModelEntry:
+    """The entry of that name, after the one that it is like; ``deriving`` are those like it."""
+    if name in found:
+        return found[name]
+    document = documents[name]
     problem = name_problem(name)
     if problem:
         raise document.error((name,), problem)
     facts = document.data[name]
     if not isinstance(facts, dict):
         raise document.error((name,), "an entry is a mapping, such as {timm: …, registers: 4}")
+    taken: dict[str, Any] = {}
+    if (like := facts.get("like")) is not None:
+        if not isinstance(like, str) or like not in documents:
+            missing = unknown("model", str(like), documents, "harness models")
+            raise document.error((name, "like"), str(missing))
+        if like in (name, *deriving):
+            raise document.error((name, "like"), f"{like} is like itself, in the end")
+        base = _resolve(documents, like, found, (name, *deriving))
+        own = {"name", "like", "baseline"}
+        taken = base.model_dump(exclude_unset=True, exclude=own) | {"baseline": like}
+    found[name] = _entry(document, name, taken | facts)
+    return found[name]
+
+
+def _entry(document: Document, name: str, facts: dict[str, Any]) -> ModelEntry:
+    """``facts`` are those of the document and those that it takes over."""
+    given = document.data[name]
     keys = [key for key in ModelEntry.model_fields if key != "name"]
     if "name" in facts:
         raise document.error((name, "name"), "unknown key (the entry's own key is its name)")
@@ -193,7 +253,18 @@ def _entry(document: Document, name: str) -> ModelEntry:
         entry = ModelEntry.model_validate({"name": name, **facts})
     except ValidationError as error:
         raise document.validation_error((name,), error, keys) from None
-    if entry.checkpoint is None:
-        return entry
-    checkpoint = document.path.parent / entry.checkpoint.expanduser()
-    return entry.model_copy(update={"checkpoint": checkpoint})
+
+    def placed(path: Path) -> Path:
+        return document.path.parent / path.expanduser()
+
+    changes: dict[str, Any] = {}
+    if "checkpoint" in given and entry.checkpoint is not None:
+        changes["checkpoint"] = placed(entry.checkpoint)
+    added, replaced = entry.test_time_registers, entry.replace_registers
+    if "test_time_registers" in given and added is not None and added.file is not None:
+        neurons = {"neurons": placed(added.file)}
+        changes["test_time_registers"] = added.model_copy(update=neurons)
+    if "replace_registers" in given and replaced is not None and replaced.states is not None:
+        states = {"states": placed(replaced.states)}
+        changes["replace_registers"] = replaced.model_copy(update=states)
+    return entry.model_copy(update=changes) if changes else entry

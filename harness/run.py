@@ -31,6 +31,7 @@ from harness.pictured.saving import save_predictions
 from harness.plan import Cell, Repeat
 from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
+from harness.register_neurons import as_loaded, searched
 from harness.registry import Registry
 from harness.task import Batch, Context, Evaluation, HeadTask, TokenRequest
 
@@ -69,15 +70,25 @@ def run(
     for entry, of_model in groupby(todo, key=lambda cell: cell.entry):
         backbone = None  # let go of the last model before the next is loaded
         backbone = load_backbone(
-            entry,
+            as_loaded(entry),
             options.device,
             options.weights,
             options.seed,
             options.compiled,
             registry,
         )
-        for _, group in groupby(of_model, key=lambda cell: cell.dataset.name):
-            yield from _run_group(backbone, list(group), options, progress, store)
+        for _, of_dataset in groupby(of_model, key=_together):
+            group = list(of_dataset)
+            with searched(backbone, group[0], options, progress) as (running, passes):
+                yield from _run_group(running, group, options, progress, store, passes)
+
+
+def _together(cell: Cell) -> tuple[str, str]:
+    """Cells that run side by side: of one data set, and where register neurons are searched, with
+    those found on one."""
+    added = cell.entry.test_time_registers
+    searching = added is not None and added.searched
+    return cell.dataset.name, (cell.base or cell).dataset.name if searching else ""
 
 
 def _run_group(
@@ -86,11 +97,12 @@ def _run_group(
     options: Options,
     progress: Progress,
     store: Store | None,
+    passes: int,
 ) -> Iterator[tuple[Path, schema.Record]]:
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
     failures = []
-    todo = [(cell, Scored()) for cell in cells]
+    todo = [(cell, Scored(forward_passes=passes)) for cell in cells]
     with exact_float32():
         # One repeat after the other: what their seed does not move is in the feature store, and in
         # memory once.

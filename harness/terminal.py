@@ -235,9 +235,9 @@ def show_models(entries: Sequence[ModelEntry]) -> None:
     for entry in entries:
         table.add_row(
             escape(entry.name),
-            str(entry.registers),
+            str(entry.running_registers),
             escape(entry.baseline or ""),
-            escape(entry.timm or entry.factory or ""),
+            escape("; ".join(filter(None, (entry.timm or entry.factory, *entry.interventions)))),
             escape(entry.license or ""),
         )
     _console().print(table)

@@ -63,6 +63,19 @@ def test_anatomy_is_measured_against_the_bare_forward(
     assert 0 < low <= facts["anatomy_over_bare"] <= high
 
 
+def test_a_test_time_register_is_measured_in_pairs_beside_the_token_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_PAIRS": 2, "_SIDE": 56, "_BATCH": 1}.items():
+        monkeypatch.setattr(f"harness.bench.registers.{name}", value)
+    assert main(["bench", "registers", "--device", "cpu", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["neurons"], facts["pairs"]) == ("vits", 12, 2)
+    for name in ("zero_token_over_forward", "register_over_forward"):
+        ratio = facts[name]
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+
+
 def test_the_painter_tells_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "paint", "--limit", "5", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

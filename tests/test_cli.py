@@ -10,7 +10,9 @@ import pytest
 
 from harness.cli import main
 
-COMMANDS = ("run", "models", "tasks", "suites", "datasets", "doctor", "describe", "bench")
+COMMANDS = (
+    *("run", "registers", "models", "tasks", "suites", "datasets", "doctor", "describe", "bench"),
+)
 MAIN = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 
 

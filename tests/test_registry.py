@@ -20,7 +20,9 @@ NAMES = Registry.load().names()
 FROM_TIMM = [
     name
     for name in NAMES
-    if Registry.load().entry(name).timm and not Registry.load().entry(name).checkpoint
+    if Registry.load().entry(name).timm
+    and not Registry.load().entry(name).checkpoint
+    and not Registry.load().entry(name).interventions
 ]
 
 
@@ -41,7 +43,9 @@ def test_the_families_of_the_issue_are_there() -> None:
     expected = {
         *(f"vit{size}{suffix}" for size in "sblg" for suffix in ("", "-reg4")),
         *(f"dino-vit{size}" for size in ("s16", "s8", "b16", "b8")),
-        *(f"dinov3-vit{size}16" for size in ("s", "splus", "b", "l")),
+        *(f"dinov3-vit{size}16" for size in ("s", "splus", "b", "l", "hplus", "7b")),
+        *(f"tipsv2-vit{size}14" for size in ("b", "l", "so400m", "g")),
+        *(f"pe-{kind}-vit{size}" for kind in ("core", "spatial") for size in ("b16", "l14", "g14")),
         *(f"deit3-vit{size}16" for size in "sbl"),
         *("openclip-vitb16", "openclip-vitl14", "clip-vitb16", "clip-vitl14"),
         *("siglip2-vitb16", "siglip2-vitl16", "mae-vitb16", "mae-vitl16", "mae-vith14"),
@@ -95,7 +99,7 @@ def test_every_timm_name_has_weights_and_the_layout_that_the_entry_says(name: st
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     assert registers == model_entry.registers
     assert (model.pos_embed is not None) == (model_entry.position_embedding is not None)
-    patch = re.search(r"vit[a-z]*(?:\d+m)?(8|14|16)?(?:-|$)", name)
+    patch = re.search(r"vit[a-z]*(?:\d+[mb])?(8|14|16)?(?:-|$)", name)
     assert patch is not None, "<family>-vit<size><patch>"
     assert model.patch_embed.patch_size == (int(patch[1] or 14),) * 2
 
@@ -103,7 +107,7 @@ def test_every_timm_name_has_weights_and_the_layout_that_the_entry_says(name: st
 def test_dinov3_takes_the_class_token_as_upstream_does() -> None:
     registry = Registry.load()
     dinov3 = [registry.entry(name) for name in NAMES if name.startswith("dinov3-")]
-    assert [each.arguments for each in dinov3] == [{"global_pool": "token"}] * 4
+    assert [each.arguments for each in dinov3] == [{"global_pool": "token"}] * 6
 
 
 def test_no_two_shipped_entries_are_the_same_model() -> None:
@@ -155,6 +159,35 @@ def test_a_baseline_may_stand_in_another_file(tmp_path: Path) -> None:
     assert registry.entry("mine").baseline == "vitl"
 
 
+def test_an_entry_like_another_takes_its_facts_over_and_is_compared_with_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    base = "base: {timm: x, checkpoint: w.pth, registers: 4, license: MIT, baseline: vitl}\n"
+    own = "mine: {like: base, registers: 2, note: n}\nhers: {like: mine, baseline: vits}\n"
+    registry = Registry.load([write(tmp_path, own), write(tmp_path / "a", base)])
+    mine, hers = registry.entry("mine"), registry.entry("hers")
+    assert mine.checkpoint == hers.checkpoint == tmp_path / "a" / "w.pth", "of the base's folder"
+    assert (mine.timm, mine.registers, mine.license, mine.note) == ("x", 2, "MIT", "n")
+    assert (mine.baseline, hers.baseline, hers.registers) == ("base", "vits", 2)
+    same = {k: v for k, v in registry.entry("base").canonical().items() if k != "registers"}
+    assert {k: v for k, v in mine.canonical().items() if k != "registers"} == same
+
+
+def test_files_of_changes_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    text = (
+        "a: {like: vitl, test_time_registers: {neurons: n.json}}\n"
+        "b: {like: vitl-reg4, replace_registers: {by: mean, states: s.safetensors}}\n"
+    )
+    registry = Registry.load([write(tmp_path / "deep", text), write(tmp_path, "c: {like: a}\n")])
+    for name in ("a", "c"):
+        added = registry.entry(name).test_time_registers
+        assert added is not None and added.neurons == tmp_path / "deep" / "n.json"
+    replaced = registry.entry("b").replace_registers
+    assert replaced is not None and replaced.states == tmp_path / "deep" / "s.safetensors"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -190,6 +223,37 @@ def test_a_baseline_may_stand_in_another_file(tmp_path: Path) -> None:
         (".a: {timm: x}\n", 1, "does not begin with a dot"),
         ("a: {timm: x}\nb:\n  timm: x\n  baseline: b\n", 4, "a model is not its own baseline"),
         ("b:\n  timm: x\n  baseline: vitl-re\n", 3, "no model 'vitl-re': did you mean vitl"),
+        ("b:\n  like: vitl-re\n", 2, "no model 'vitl-re': did you mean vitl"),
+        ("b:\n  like: [vitl]\n", 2, "no model"),
+        ("b: {like: b}\n", 1, "b is like itself, in the end"),
+        ("b:\n  like: c\nc:\n  like: b\n", 4, "b is like itself, in the end"),
+        ("b: {like: vitl, factory: 'm:f'}\n", 1, "exactly one of `timm:` and `factory:`"),
+        ("b:\n  like: vitl\n  drop_registers: true\n", 1, "has no registers to drop"),
+        ("b:\n  like: vitl\n  replace_registers: zero\n", 1, "has no registers to drop"),
+        (
+            "b:\n  like: vitl-reg4\n  replace_registers: null\n  drop_registers: 1\n",
+            4,
+            "b.drop_registers",
+        ),
+        (
+            "b: {like: vitl-reg4, drop_registers: true, replace_registers: zero}\n",
+            1,
+            "dropped or replaced, not both",
+        ),
+        ("b:\n  like: vitl-reg4\n  replace_registers: one\n", 3, "b.replace_registers"),
+        (
+            "b:\n  like: vitl-reg4\n  replace_registers: {by: zero, states: f}\n",
+            3,
+            "`by: zero` reads no `states:`",
+        ),
+        (
+            "b: {like: vits-reg4, drop_registers: true, test_time_registers: {neurons: auto}}\n",
+            1,
+            "with `neurons: auto` registers cannot be dropped",
+        ),
+        ("b:\n  like: vitl\n  test_time_registers: {count: 0}\n", 3, "test_time_registers.count"),
+        ("b:\n  like: vitl\n  test_time_registers:\n    cont: 1\n", 4, "unknown key"),
+        ("b:\n  like: vitl\n  test_time_registers: {rule: both}\n", 3, "test_time_registers.rule"),
     ],
 )
 def test_a_wrong_entry_is_refused_with_file_and_line(
@@ -236,10 +300,40 @@ def test_what_does_not_decide_what_runs_does_not_move_the_digest() -> None:
         {"position_embedding": {"antialias": True, "offset": 0.1}},
         {"input": {"interpolation": "bilinear"}},
         {"input": {"mean": [0.5, 0.5, 0.5]}},
+        {"test_time_registers": {}},
     ],
 )
 def test_every_fact_that_decides_what_runs_moves_the_digest(facts: dict[str, Any]) -> None:
     assert entry(**facts).digest() != entry().digest()
+
+
+def test_every_change_moves_the_digest(tmp_path: Path) -> None:
+    one, other = tmp_path / "1", tmp_path / "2"
+    one.write_text("1")
+    other.write_text("2")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"drop_registers": True},
+        {"test_time_registers": {}},
+        {"test_time_registers": {"count": 2}},
+        {"test_time_registers": {"rule": "per-neuron"}},
+        {"test_time_registers": {"neurons": one}},
+        {"test_time_registers": {"neurons": other}},
+        {"test_time_registers": {"neurons": "auto"}},
+        {"replace_registers": "zero"},
+        {"replace_registers": "mean"},
+        {"replace_registers": {"by": "mean", "states": one}},
+        {"replace_registers": {"by": "shuffle", "states": one}},
+        {"replace_registers": {"by": "noise", "states": one}},
+        {"replace_registers": {"by": "noise", "states": one, "seed": 1}},
+        {"replace_registers": {"by": "noise", "states": other}},
+    ]
+    digests = [entry(registers=4, **each).digest() for each in changes]
+    assert len(set(digests)) == len(changes)
+    moved = tmp_path / "elsewhere"
+    moved.write_text("1")
+    again = entry(registers=4, test_time_registers={"neurons": moved})
+    assert again.digest() == digests[5], "where a file lies moves nothing"
 
 
 def test_the_order_of_arguments_does_not_move_the_digest() -> None:

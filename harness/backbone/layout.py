@@ -45,6 +45,13 @@ class TokenLayout:
             return slice(self.classes, self.extra)
         return slice(-self.registers, None) if self.registers else slice(0, 0)
 
+    def registers_from(self, first: int, count: int) -> slice:
+        """Where ``count`` of the registers stand, from the one numbered ``first``."""
+        if self.register_position == "prefix":
+            return slice(self.classes + first, self.classes + first + count)
+        start = first - self.registers
+        return slice(start, start + count or None) if count else slice(0, 0)
+
     def join(self, classes: Tensor | None, registers: Tensor | None, patches: Tensor) -> Tensor:
         """Tokens ``[B, ., D]`` of each kind -> one sequence ``[B, N, D]`` in this order."""
         import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from harness.backbone.architecture import Architecture, architecture_of
+from harness.backbone.interventions import Intervention, resolve
 from harness.backbone.position import PositionRule
 from harness.backbone.vit import Backbone
 from harness.backbone.weights import Signature, digest, load_strictly, read_checkpoint, signature
 from harness.errors import HarnessError
+from harness.interventions import check_files
 from harness.registry import Weights
 
 if TYPE_CHECKING:
@@ -52,17 +54,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def architecture(entry: ModelEntry) -> Architecture:
-    """The facts of an entry without its weights: built on torch's meta device, in milliseconds."""
-    return _facts(entry, unloaded(entry))
+    """The facts of an entry without its weights, its changes counted in: built on torch's meta
+    device, in milliseconds."""
+    return _changed(entry, _facts(entry, unloaded(entry)))
 
 
 def inspect(entry: ModelEntry) -> tuple[Architecture, str | None]:
     """The facts of an entry, and the digest of its weights where only building it can tell: for a
-    factory that brings its own, which may have changed since the last run."""
+    factory that brings its own, which may have changed since the last run. Raises ``HarnessError``
+    also for an entry that lacks a file which its changes need."""
+    check_files(entry)
     if entry.factory is None or entry.checkpoint is not None:
         return architecture(entry), None
     module = _build(entry, pretrained=False)
-    return _facts(entry, module), digest(module)
+    facts, weights = _facts(entry, module), digest(module)
+    change = resolve(entry, module, facts.layout)
+    return _changed(entry, facts), weights if change is None else change.digest(weights)
 
 
 def unloaded(entry: ModelEntry) -> nn.Module:
@@ -84,7 +91,7 @@ def load_backbone(
     compiled: bool = False,
     registry: Registry | None = None,
 ) -> Backbone:
-    """Build an entry with its weights, frozen, on ``device``.
+    """Build an entry with its weights, frozen, on ``device``, and change what it says.
 
     ``released`` means the entry's checkpoint if it names one, else what timm's loader fetches (from
     its cache where it is there). ``random`` draws weights from ``seed``, for smoke runs. With a
@@ -93,6 +100,7 @@ def load_backbone(
     if weights not in get_args(Weights):
         raise HarnessError(f"weights {weights!r}: 'released' or 'random' expected")
     place = choose_device(device)
+    check_files(entry)
     if weights == "random" and entry.factory is not None and entry.checkpoint is None:
         raise HarnessError(
             f"model {entry.name!r}: its factory brings its own weights; run it without "
@@ -108,7 +116,8 @@ def load_backbone(
     facts = _facts(entry, module)
     if local and entry.checkpoint is not None:
         load_strictly(module, entry.checkpoint, lambda: _fitting(entry, registry))
-    return Backbone(entry.name, module, facts, place, compiled)
+    change = resolve(entry, module, facts.layout)
+    return Backbone(entry.name, module, facts, place, compiled, change)
 
 
 class _local_random_state:  # noqa: N801 (used as a context manager, like torch.no_grad)
@@ -211,6 +220,12 @@ def _facts(entry: ModelEntry, module: nn.Module) -> Architecture:
     return facts
 
 
+def _changed(entry: ModelEntry, facts: Architecture) -> Architecture:
+    added = entry.test_time_registers
+    change = Intervention(0 if added is None else added.count, dropped=entry.drop_registers)
+    return replace(facts, layout=change.layout(facts.layout))
+
+
 def _input_statistics(
     entry: ModelEntry, module: nn.Module
 ) -> tuple[tuple[float, float, float], tuple[float, float, float], str]:
@@ -235,7 +250,8 @@ def _fitting(entry: ModelEntry, registry: Registry | None) -> str:
     looks = signature(read_checkpoint(entry.checkpoint)) if entry.checkpoint else None
     if looks is None or registry is None or _entry_signature(entry) == looks:
         return ""  # an entry of that shape already: another would not help
-    names = [name for name in registry.names() if _entry_signature(registry.entry(name)) == looks]
+    others = [registry.entry(name) for name in registry.names()]
+    names = [e.name for e in others if not e.interventions and _entry_signature(e) == looks]
     if not names:
         return "no entry of the registry has this shape"
     return f"it would fit: {', '.join(names)}"
@@ -245,7 +261,7 @@ def _entry_signature(entry: ModelEntry) -> Signature | None:
     if entry.factory is not None:
         return None  # a factory may load gigabytes; not for an error message
     try:
-        facts = architecture(entry)
+        facts = _facts(entry, unloaded(entry))
     except HarnessError:
         return None
     layout = facts.layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.backbone.architecture import Architecture
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.attention import Received, attention_rows, has_rows, project, received
+from harness.backbone.interventions import Intervention
 from harness.backbone.layout import FACETS, Facet, TokenLayout, Tokens
 from harness.backbone.position import PositionRule, resample
 from harness.backbone.weights import digest
@@ -62,18 +63,29 @@ class Backbone:
         architecture: Architecture,
         device: torch.device,
         compiled: bool = False,
+        intervention: Intervention | None = None,
     ) -> None:
+        """``architecture`` is of the module; an ``intervention`` is applied to both."""
         self.name = name
-        self.architecture = architecture
+        self._own = architecture.layout
+        self.intervention = (intervention or Intervention()).on(device)
+        self.architecture = replace(architecture, layout=self.intervention.layout(self._own))
         self.device = device
         self.compiled = compiled
         frozen: Any = module.eval().requires_grad_(False).to(device)
         frozen.patch_embed.strict_img_size = False  # a factory's model may insist on one size
         self._model = frozen
+        self.undo = self.intervention.install(name, module, self._own)
         blocks: list[Any] = list(self._model.blocks)
         self._blocks = blocks
+        # torch gives blocks of one class one code, without a look at their hooks: blocks with
+        # register neurons run as they are.
+        hooked = {layer for layer, _ in self.intervention.neurons}
         # Sizes vary from picture to picture, so compiled code must not be specialised to one.
-        self._run: list[Any] = [torch.compile(b, dynamic=True) if compiled else b for b in blocks]
+        self._run: list[Any] = [
+            torch.compile(block, dynamic=True) if compiled and layer not in hooked else block
+            for layer, block in enumerate(blocks)
+        ]
 
     @property
     def module(self) -> nn.Module:
@@ -83,7 +95,23 @@ class Backbone:
 
     @cached_property
     def weights_digest(self) -> str:
-        return digest(self.module)
+        """sha256 of the weights, and of what is changed about them."""
+        weights = digest(self.module)
+        return weights if self.intervention.plain else self.intervention.digest(weights)
+
+    @contextmanager
+    def changed(self, intervention: Intervention) -> Iterator[Backbone]:
+        """A backbone on the same module, changed; this one, which is plain, is not to run
+        meanwhile. It is not compiled."""
+        if not self.intervention.plain:
+            raise ValueError(f"{self.name} is changed already")
+        other = Backbone(
+            self.name, self.module, self.architecture, self.device, intervention=intervention
+        )
+        try:
+            yield other
+        finally:
+            other.undo()
 
     def precision(self, wanted: Precision) -> Precision:
         """What ``wanted`` runs as here: fp16 needs a GPU, and is fp32 on a CPU."""
@@ -156,6 +184,10 @@ class Backbone:
         deepest = max(wanted)
         sequence = self._embed(patches, grid)
         rope = self._rope(grid)
+        states = None
+        if self.intervention.states is not None:
+            states = self.intervention.states_of(pixels)
+            replaced = layout.registers_from(0, states.shape[2])
         for layer in range(deepest + 1):
             block = self._blocks[layer]
             turn = rope[layer] if rope is not None and self._rope_by_layer else rope
@@ -174,6 +206,8 @@ class Backbone:
                 break
             run = self._run[layer]
             sequence = run(sequence) if turn is None else run(sequence, rope=turn)
+            if states is not None:
+                sequence[:, replaced] = states[:, layer].to(sequence.dtype)
             for read in reads:
                 if read.layer == layer and read.facet == "token":
                     result.tokens[read] = self._tokens(sequence, grid, read.norm, layer == last)
@@ -187,11 +221,12 @@ class Backbone:
         if not last or self.architecture.global_feature == "class token":
             return tokens
         # timm pools what its own `norm` gave (the identity where the norm comes after pooling),
-        # over a sequence in its own order.
+        # over a sequence of its own tokens, in its own order.
         raw = layout.split(self._model.norm(sequence), grid)
         cls = None if raw.cls is None else raw.cls[:, None]
-        ordered = TokenLayout(layout.classes, layout.registers).join(
-            cls, raw.registers, raw.patches.flatten(1, 2)
+        kept = self.intervention.kept(self._own)
+        ordered = TokenLayout(layout.classes, kept).join(
+            cls, raw.registers[:, :kept], raw.patches.flatten(1, 2)
         )
         pooled = self._model.forward_head(ordered, pre_logits=True)
         return Tokens(tokens.cls, tokens.registers, tokens.patches, pooled)
@@ -208,7 +243,7 @@ class Backbone:
         model, layout = self._model, self.architecture.layout
         batch = patches.shape[0]
         classes = model.cls_token if layout.classes else None
-        registers = model.reg_token if layout.registers else None
+        registers = model.reg_token if self.intervention.kept(self._own) else None
         if model.pos_embed is not None:
             # `no_embed_class` models store positions of patches alone; others store one for each
             # class and register token too, in front.
@@ -218,8 +253,11 @@ class Backbone:
             patches = patches + resample(rest, self.architecture.stored_grid, grid, rule)
             if classes is not None and stored:
                 classes = classes + front[:, : layout.classes]
-            if registers is not None and stored == layout.extra:
+            if registers is not None and stored == self._own.extra:
                 registers = registers + front[:, layout.classes :]
+        if added := self.intervention.added:
+            zeros = patches.new_zeros(1, added, patches.shape[-1])
+            registers = zeros if registers is None else torch.cat((registers, zeros), dim=1)
         sequence = layout.join(
             None if classes is None else classes.expand(batch, -1, -1),
             None if registers is None else registers.expand(batch, -1, -1),

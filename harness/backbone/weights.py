@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.backbone.transformers_names import to_official
 from harness.errors import HarnessError
 
 State = dict[str, Tensor]
@@ -106,7 +107,7 @@ def _unwrap(path: Path, loaded: object) -> State:
         prefix, found, rest = name.partition("patch_embed.proj.weight")
         if found and not rest and _PREFIX.fullmatch(prefix):
             return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    return state
+    return to_official(state) or state
 
 
 def to_timm(state: Mapping[str, Tensor], module: nn.Module) -> State:

@@ -13,6 +13,7 @@ from harness.bench.knn import knn
 from harness.bench.linear import linear
 from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
+from harness.bench.registers import registers
 from harness.bench.stored import stored
 from harness.bench.tokencut import tokencut
 from harness.errors import HarnessError
@@ -35,6 +36,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
             return attention(device)
         case "lost":
             return lost(device)
+        case "registers":
+            return registers(device)
         case "tokencut":
             return tokencut(device)
         case "linear":

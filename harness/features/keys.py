@@ -51,8 +51,8 @@ class RunningModel:
     The entry's own words are in it (a timm name decides an activation, arguments a dropped head),
     and so is what became of them (position rule, mean and std, global feature, layout). Of a
     factory, whose code may change while its weights stay, the source file is hashed too.
-    ``intervention`` is what was changed in the frozen backbone, as JSON. ``weights_from`` is for
-    people and plans: ``released``, ``random 0``, or a checkpoint's sha256.
+    The weights' digest stands for what was changed in the frozen backbone, too. ``weights_from`` is
+    for people and plans: ``released``, ``random 0``, or a checkpoint's sha256.
     """
 
     entry: ModelEntry
@@ -60,7 +60,6 @@ class RunningModel:
     weights_digest: str
     device: str
     compiled: bool = False
-    intervention: Any = None
     weights_from: str = "released"
 
     @classmethod
@@ -85,7 +84,7 @@ class RunningModel:
             "architecture": asdict(self.architecture),
             "device": self.device,
             "compiled": self.compiled,
-            "intervention": self.intervention,
+            "intervention": self.entry.interventions or None,
         }
 
 

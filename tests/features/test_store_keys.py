@@ -92,7 +92,7 @@ def selected(**facts: Any) -> Callable[[Ingredients], Ingredients]:
 
 MOVES: dict[str, Callable[[Ingredients], Ingredients]] = {
     "weights": running(weights_digest="f" * 64),
-    "intervention": running(intervention={"name": "registers dropped"}),
+    "intervention": entry(drop_registers=True),
     "device": running(device="cuda"),
     "compiled": running(compiled=True),
     "timm name (an activation, say)": entry(timm="vit_small_patch14_reg4_dinov2.other"),
