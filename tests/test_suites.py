@@ -36,6 +36,8 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "lost on scenes-demo",
         "lost on scenes-demo (facet=value)",
         "tokencut on scenes-demo",
+        "attention on scenes-few (models nano, nano-reg4)",
+        "anatomy on scenes-few (models nano, nano-reg4; local-information; outliers=29.5)",
         "segmentation on scenes-few (models nano, nano-reg4, pixels; size=128; steps=200)",
         "segmentation on scenes-few (models nano, nano-reg4, pixels; knn-seg; size=128; "
         "memory=15000)",
