@@ -34,7 +34,7 @@ from harness.dense.protocol import (
     Streamed,
 )
 from harness.dense.reading import Reading
-from harness.dense.requests import NEEDED, check_splits, stored, streamed
+from harness.dense.requests import NEEDED, check_splits, shelved, stored, streamed
 from harness.features.windows import full_size
 from harness.pictured.contract import PicturedTask
 from harness.probes.dense_losses import DepthBins
@@ -56,6 +56,8 @@ from harness.task import (
 )
 
 _NYU = 640, 480
+_LEAST = 100
+"""Pixels: scale and shift fitted to a few of them leave no error, which would say nothing."""
 _METRICS: dict[str, MetricSpec] = {
     "rmse": MetricSpec("rmse", "m", False),
     "abs_rel": MetricSpec("abs_rel", "", False),
@@ -76,8 +78,8 @@ class DepthHeadProtocol(HeadProtocol):
     learning_rates: Rates
     weight_decays: Decays = (0.01,)
     bins: StrictInt = Field(256, ge=2, le=4096)
-    nearest: float = Field(1e-3, gt=0, description="metres: the first bin, and what is judged")
-    farthest: float = Field(10.0, gt=0, description="metres: the last bin, and what is judged")
+    nearest: float = Field(1e-3, ge=1e-6, description="metres: the first bin, and what is judged")
+    farthest: float = Field(10.0, le=1e6, description="metres: the last bin, and what is judged")
     enlarge: StrictInt = Field(1, ge=1, le=8, description="of the logits before the bins' mean")
     loss_warm_up: StrictInt = Field(
         100, ge=0, description="steps in which only the mean of the log ratio counts"
@@ -175,6 +177,8 @@ class DepthJudge(Judge):
     def __init__(self, protocol: DepthHeadProtocol, patch: int) -> None:
         self._protocol, self._patch = protocol, patch
         self.objective = protocol.objective()
+        self.counts = f" (between {protocol.nearest:g} and {protocol.farthest:g} m"
+        self.counts += f", within {protocol.evaluated})" if protocol.evaluated != "none" else ")"
         streamed = isinstance(protocol, StreamedDepthProtocol) and protocol.stretched
         self._crop = getattr(protocol, "crop") if streamed else None  # noqa: B009
 
@@ -195,6 +199,8 @@ class DepthJudge(Judge):
 
     def row(self, prediction: Tensor, truth: Tensor, everywhere: bool = False) -> Row:
         truth, valid, said = self._counted(prediction, truth, everywhere)
+        if self._protocol.align != "none" and int(valid.sum()) < _LEAST:
+            return np.full(len(DepthErrors._fields), np.nan)
         found = depth_errors(said, truth, valid)
         return np.full(len(DepthErrors._fields), np.nan) if found is None else np.array(found)
 
@@ -268,7 +274,8 @@ class Depth(PicturedTask[Any]):
             return streamed(reading, protocol, protocol.steps, *views)
         assert isinstance(protocol, StoredDepthProtocol)
         view, learning = protocol.view(patch), learning_roles(protocol, datasets)
-        return stored(reading, architecture, view, protocol.precision, learning, 4)
+        kept = shelved(reading, architecture, view, 4)
+        return stored(reading, view, protocol.precision, learning, kept)
 
     def start(self, context: Context[Any]) -> HeadEvaluation[Any]:
         judge = DepthJudge(context.protocol, context.architecture.patch)
@@ -284,7 +291,7 @@ def _check(datasets: Mapping[Role, Dataset], protocol: DepthHeadProtocol) -> Non
     """Raises ``NotApplicable`` where depth is not known, or pictures are not NYU's in size where
     NYU's crop is to be judged."""
     check_splits(datasets)
-    for role in NEEDED:
+    for role in {*NEEDED, *learning_roles(protocol, datasets)}:
         if not datasets[role].has_depth:
             raise NotApplicable("the data set has no depth")
     sizes = datasets["test"].sizes() - {(0, 0)}

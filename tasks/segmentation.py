@@ -20,6 +20,7 @@ from torch import Tensor
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
 from harness.data.dataset import IGNORED, Dataset, Role
+from harness.data.fixed_size import FixedSize
 from harness.data.joint import Interpolation
 from harness.data.photometric import PhotometricDistortion
 from harness.data.segmentation_views import SegmentationTraining, SlidingWindows
@@ -32,17 +33,19 @@ from harness.dense.protocol import (
     HeadProtocol,
     Layers,
     Rates,
+    Scales,
     Side,
     Stored,
     Streamed,
 )
 from harness.dense.reading import Reading
-from harness.dense.requests import NEEDED, check_splits, stored, streamed
+from harness.dense.requests import NEEDED, check_splits, shelved, stored, streamed
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
 from harness.pictured.contract import PicturedTask
 from harness.probes.dense_losses import ClassMap
-from harness.probes.dense_retrieval import PatchMemory, PatchRetrieval, patch_shares
+from harness.probes.dense_retrieval import Patches, PatchMemory, PatchRetrieval, patch_shares
+from harness.probes.neighbours import MOST
 from harness.task import (
     Batch,
     Context,
@@ -87,7 +90,7 @@ class StreamedSegmentationProtocol(Streamed, SegmentationHeadProtocol):
     interpolation: Interpolation = "bilinear"
     window: Side = 512
     stride: Side = 341
-    test_scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    test_scales: Scales = (1.0,)
     test_flip: bool = False
     stretched: bool = Field(
         True, description="maps are laid over crops without their padding, as DINOv2's code does"
@@ -98,8 +101,6 @@ class StreamedSegmentationProtocol(Streamed, SegmentationHeadProtocol):
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError(f"scale {list(self.scale)}: two numbers above 0, the lower first")
-        if min(self.test_scales) <= 0:
-            raise ValueError("test_scales: numbers above 0")
         if self.stride > self.window:
             raise ValueError(f"stride {self.stride}: windows of {self.window} would leave gaps")
         return self
@@ -138,8 +139,8 @@ class RetrievalProtocol(FixedView, Protocol):
     layer: StrictInt = -1
     norm: bool = Field(True, description="final norm")
     precision: Precision = "fp16"
-    k: StrictInt = Field(30, ge=1, le=2048)
-    temperature: float = Field(0.02, gt=0)
+    k: StrictInt = Field(30, ge=1, le=MOST)
+    temperature: float = Field(0.02, ge=1e-4)
     memory: StrictInt | None = Field(
         1_024_000,
         ge=1,
@@ -157,7 +158,7 @@ class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
         super().__init__(context, judge)
         self._reading, train = reading, context.datasets["train"]
         memory, pictures = context.protocol.memory, len(train.samples)
-        most = None if memory is None else max(1, memory // pictures)
+        most = None if memory is None else memory // pictures
         self._classes = len(train.semantic_classes)
         self._memory = PatchMemory(self._classes, most, context.seed)
         self._retrieval: PatchRetrieval | None = None
@@ -211,14 +212,17 @@ class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
     def state(self) -> Any:
         return super().state() | {
             "memory": self._memory.state(),
-            "retrieval": self._retrieval,
+            "retrieval": self._retrieval and tuple(self._retrieval.patches),
             "remembered": self._remembered,
         }
 
     def load(self, state: Any) -> None:
         super().load(state)
         self._memory.load(state["memory"])
-        self._retrieval, self._remembered = state["retrieval"], state["remembered"]
+        self._remembered, self._retrieval = state["remembered"], None
+        if state["retrieval"]:
+            patches = Patches(*state["retrieval"])
+            self._retrieval = PatchRetrieval(patches, self._context.device)
 
     def merge(self, other: Self) -> None:
         super().merge(other)
@@ -273,15 +277,13 @@ class Segmentation(PicturedTask[Any]):
             views = protocol.train_view(patch), protocol.test_view(patch)
             return streamed(reading, protocol, protocol.steps, *views)
         assert isinstance(protocol, StoredSegmentationProtocol | RetrievalProtocol)
-        heads = isinstance(protocol, StoredSegmentationProtocol)
-        return stored(
-            reading,
-            architecture,
-            protocol.view(patch),
-            protocol.precision,
-            learning_roles(protocol, datasets) if heads else ["train"],
-            int(heads),
-        )
+        view, learning = protocol.view(patch), list[Role](["train"])
+        if isinstance(protocol, StoredSegmentationProtocol):
+            learning = learning_roles(protocol, datasets)
+            kept = shelved(reading, architecture, view, 1)
+        else:
+            kept = _remembered(protocol, architecture, view, datasets["train"])
+        return stored(reading, view, protocol.precision, learning, kept)
 
     def start(self, context: Context[Any]) -> PictureEvaluation[Any]:
         protocol, architecture = context.protocol, context.architecture
@@ -311,6 +313,23 @@ def _reading(protocol: Protocol, architecture: Architecture) -> Reading:
     assert isinstance(protocol, HeadProtocol)
     half = getattr(protocol, "stored_as", "fp32") == "fp16"
     return Reading.of(architecture, protocol.layers, protocol.norm, protocol.class_token, half)
+
+
+def _remembered(
+    protocol: RetrievalProtocol, architecture: Architecture, view: FixedSize, train: Dataset
+) -> int:
+    """Bytes that are kept of a picture, while what is remembered is copied together. Raises
+    ``HarnessError`` where there is no room for a patch of each picture."""
+    height, width = view.padded
+    patches, pictures = height * width // architecture.patch**2, len(train.samples)
+    if protocol.memory is not None:
+        if protocol.memory < pictures:
+            raise HarnessError(
+                f"data set {train.name!r}: memory {protocol.memory:,} is less than a patch for "
+                f"each of its {pictures:,} train pictures"
+            )
+        patches = min(patches, protocol.memory // pictures)
+    return 2 * 4 * patches * (architecture.width + len(train.semantic_classes))
 
 
 def _check(datasets: Mapping[Role, Dataset]) -> None:

@@ -147,6 +147,32 @@ def test_what_is_judged_is_within_range_and_crop() -> None:
     assert judge.row(said, truth, everywhere=True)[0] > row[0]
 
 
+def test_of_several_heads_the_first_may_diverge(tmp_path: Path) -> None:
+    settings = {**STREAMED, "class_token": False, "steps": 4, "learning_rates": [1e30, 1e-3]}
+    record = run(tmp_path, "dinov2-linear-depth", settings)
+    assert record.protocol.resolved["learning_rate"] == 1e-3
+    assert [each["diverged"] for each in record.details["grid"]] == [True, False]
+
+
+def test_where_no_pixel_counts_the_range_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"between 0\.001 and 0\.01 m"):
+        run(tmp_path, "linear-depth", {**SMALL, "steps": 1, "farthest": 0.01})
+
+
+def test_a_picture_with_a_few_pixels_has_no_value_once_it_is_aligned() -> None:
+    judge = DepthJudge(StoredDepthProtocol(evaluated="none", align="median"), 8)
+    truth = torch.zeros(20, 20)
+    truth[0, :50] = 2.0
+    assert np.isnan(judge.row(torch.full((20, 20), 1.0), truth)).all()
+    truth[:] = 2.0
+    assert judge.row(torch.full((20, 20), 1.0), truth)[0] == 0
+
+
+def test_crops_of_a_single_column_can_be_mirrored(tmp_path: Path) -> None:
+    settings = {**STREAMED, "class_token": False, "crop": 1, "steps": 3, "flip": 1.0}
+    assert run(tmp_path, "dinov2-linear-depth", settings).metrics["rmse"].value > 0
+
+
 def test_what_is_not_seen_in_test_is_not_judged() -> None:
     judge = DepthJudge(StoredDepthProtocol(evaluated="none"), 8)
     said, truth = torch.full((8, 8), float("nan")), torch.full((8, 8), 2.0)
@@ -220,6 +246,7 @@ def test_a_missing_depth_map_is_told_before_anything_is_run(
     ("settings", "said"),
     [
         ({"nearest": 20}, "not below farthest"),
+        ({"farthest": 1e39}, "farthest"),
         ({"batch_norm": True}, "enlarge"),
         ({"crop": [0, 5]}, "crop"),
         ({"evaluated": "all"}, "evaluated"),

@@ -122,6 +122,31 @@ def test_a_diverged_head_is_an_error_and_no_number(tmp_path: Path) -> None:
         run(tmp_path, "linear-seg", {**SMALL, "learning_rates": 1e30, "batch_norm": False})
 
 
+def test_a_single_number_may_be_typed_as_yaml_reads_it() -> None:
+    changed = find_task("segmentation").protocols["linear-seg"].changed
+    assert changed({"learning_rates": "1e-4"}) == changed({"learning_rates": [1e-4]})
+
+
+def test_a_step_of_a_single_patch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="a step cannot be taken"):
+        run(tmp_path, "linear-seg", {"size": 1, "batch_size": 1, "steps": 2})
+
+
+def test_steps_that_bad_pictures_cost_are_counted(tmp_path: Path) -> None:
+    file = blocks(tmp_path)
+    for number in range(6):
+        (tmp_path / f"blocks/images/train/{number:02d}.png").write_bytes(b"broken")
+    settings = {**STREAMED, "steps": 6}
+    record = run(tmp_path, "dinov2-linear-seg", settings, on_bad_picture="skip")
+    assert file.exists() and record.protocol.resolved["steps"] == record.counts["steps"] == 3
+    assert record.counts["steps_that_were_not_taken"] == 3
+
+
+def test_a_memory_without_room_for_a_patch_of_each_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="less than a patch for each of its 12"):
+        run(tmp_path, "knn-seg", {"size": SIDE, "memory": 11})
+
+
 def test_seeds_stand_side_by_side(tmp_path: Path) -> None:
     record = run(tmp_path, "linear-seg", {**SMALL, "steps": 5}, seeds=2)
     scores = record.details["scores"]["miou"]
@@ -214,6 +239,7 @@ def test_a_bad_mask_is_one_clear_line_and_can_be_skipped(
         ({"layers": "first"}, "layers"),
         ({"learning_rates": 0}, "learning_rates"),
         ({"test_scales": []}, "test_scales"),
+        ({"test_scales": 0}, "test_scales"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused(settings: dict[str, Any], said: str) -> None:

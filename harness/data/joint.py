@@ -159,8 +159,8 @@ class Seen:
     def mirrored(self) -> Seen:
         dense = self.dense
         if dense is not None:
-            dense = each(dense, lambda labels, _: np.ascontiguousarray(labels[:, ::-1]))
-        return Seen(np.ascontiguousarray(self.pixels[:, ::-1]), dense)
+            dense = each(dense, lambda labels, _: labels[:, ::-1].copy())
+        return Seen(self.pixels[:, ::-1].copy(), dense)
 
     def crop(self, geometry: Geometry) -> Crop:
         """As a crop of that geometry; its labels are padded here, its pixels on the device."""

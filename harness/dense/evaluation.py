@@ -69,6 +69,7 @@ class HeadEvaluation(PictureEvaluation[H]):
         self._shelves: dict[Role, Shelf] = {}
         self._places: dict[Role, Mapping[str, int]] = {}
         self._choice: Choice | None = None
+        self._failed: HarnessError | None = None
         self._counts: dict[str, int] = {}
 
     def learn(self, role: Role, batch: Batch) -> None:
@@ -88,14 +89,29 @@ class HeadEvaluation(PictureEvaluation[H]):
         self._shelves[role].add(places, [*self._reading.kept(batch), labels])
 
     def end(self, role: Role) -> None:
+        """A head that cannot be had is told in ``finish``: its neighbours' pass goes on."""
         if role == "test":
             return
-        if isinstance(self._protocol, Streamed):
-            trained = self._ready()
-            self._counts["steps"] = trained.heads.steps
-            self._refuse_divergence(any(trained.heads.finite()))
-        elif role == learning_roles(self._protocol, self._context.datasets)[-1]:
-            self._fit()
+        try:
+            if isinstance(self._protocol, Streamed):
+                trained = self._ready()
+                self._counts["steps"] = trained.heads.steps
+                if missing := trained.steps - trained.heads.steps:  # bad pictures were skipped
+                    self._counts["steps_that_were_not_taken"] = missing
+                self._refuse_divergence(any(trained.heads.finite()))
+            elif role == learning_roles(self._protocol, self._context.datasets)[-1]:
+                self._fit()
+        except HarnessError as error:
+            self._failed = error
+
+    def update(self, role: Role, batch: Batch) -> None:
+        if self._failed is None:
+            super().update(role, batch)
+
+    def finish(self) -> Outcome:
+        if self._failed is not None:
+            raise self._failed
+        return super().finish()
 
     def maps(self, batch: Batch, rows: slice) -> list[Tensor]:
         name = self._context.datasets["test"].name
@@ -116,7 +132,7 @@ class HeadEvaluation(PictureEvaluation[H]):
             "layers": list(self._reading.layers),
             "learning_rate": head.learning_rate,
             "weight_decay": head.weight_decay,
-            "steps": self._ready().steps,
+            "steps": self._ready().heads.steps,
             "head_precision": self._ready().heads.precision,
         }
         outcome = replace(
@@ -226,6 +242,8 @@ class HeadEvaluation(PictureEvaluation[H]):
         device = self._context.device
         try:
             trained.heads.step(tokens.to(device), labels.to(device))
+        except ValueError as error:  # torch's batch norm of a single token
+            raise HarnessError(f"{self._protocol.name}: a step cannot be taken: {error}") from None
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -26,6 +26,8 @@ class Judge(ABC):
 
     kind: ClassVar[Literal["classes", "depth"]]
     objective: Objective
+    counts: str = ""
+    """Which pixels count, to be told where none does."""
 
     @abstractmethod
     def targets(self, labels: DenseCrops) -> Tensor:

@@ -84,12 +84,16 @@ class PictureEvaluation(PicturedEvaluation, Generic[P]):
 
     def finish(self) -> Outcome:
         """Raises ``HarnessError`` where no test picture has a value."""
+        assert not self._waiting, "crops of a picture did not come"
         test = self._context.datasets["test"]
         samples = [sample for sample in test.samples if sample.id in self._rows]
         rows = [self._rows[sample.id] for sample in samples]
         table = np.stack(rows, axis=1) if rows else np.empty((1, 0, 1))  # [heads, n, k]
-        if not has_value(table[0]).any():
-            raise HarnessError(f"data set {test.name!r}: no test picture with labels was scored")
+        if not any(has_value(each).any() for each in table):
+            raise HarnessError(
+                f"data set {test.name!r}: of {len(samples)} test pictures that were seen none has "
+                f"a pixel that counts{self._judge.counts}"
+            )
         self._reported = self.best([self._score(each) for each in table])
         return self.found(self._judge.of_pictures(samples, table[self._reported]))
 
@@ -113,7 +117,11 @@ class PictureEvaluation(PicturedEvaluation, Generic[P]):
 
     def state(self) -> Any:
         """Between two batches of one picture the crops that wait are part of it."""
-        return {"rows": dict(self._rows), "waiting": dict(self._waiting)}
+        waiting = {
+            name: ([list(maps) for maps in of_heads], list(geometry))
+            for name, (of_heads, geometry) in self._waiting.items()
+        }
+        return {"rows": dict(self._rows), "waiting": waiting}
 
     def load(self, state: Any) -> None:
         self._rows, self._waiting = dict(state["rows"]), dict(state["waiting"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from typing import Annotated, Literal, Self
@@ -18,7 +19,10 @@ from harness.task import Protocol
 
 
 def _several(value: object) -> object:
-    """One number is a list of one."""
+    """One number is a list of one; YAML takes 1e-4, without a point, for text."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return (float(value),)
     return (value,) if isinstance(value, int | float) else value
 
 
@@ -33,6 +37,11 @@ Size = Annotated[tuple[Side, Side], BeforeValidator(_both)]
 Layers = Literal["last", "last:4", "quarters"] | tuple[StrictInt, ...]
 Rates = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), BeforeValidator(_several)
+]
+Scales = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=16)], ...],
+    Field(min_length=1),
+    BeforeValidator(_several),
 ]
 Decays = Annotated[
     tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_several)
@@ -110,14 +119,11 @@ class FixedView(BaseModel):
     """Beside other fields: patches of one view of each picture, which the feature store keeps."""
 
     size: Size = Field((512, 512), description="height and width in pixels; one number: both")
-    takes: Literal["whole", "middle"] = Field(
-        "whole", description="the picture in another shape, or the middle of that shape"
-    )
     interpolation: Interpolation = "bicubic"
     stored_as: Literal["fp16", "fp32"] = "fp16"
 
     def view(self, patch: int) -> FixedSize:
-        return FixedSize(patch, self.size, self.takes, self.interpolation)
+        return FixedSize(patch, self.size, interpolation=self.interpolation)
 
 
 class Stored(FixedView):

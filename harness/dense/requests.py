@@ -44,19 +44,22 @@ def streamed(
     }
 
 
+def shelved(reading: Reading, architecture: Architecture, view: FixedSize, label_bytes: int) -> int:
+    """Bytes of a picture's tokens and labels, of which each pixel has ``label_bytes``."""
+    labels = label_bytes * view.padded[0] * view.padded[1]
+    return reading.bytes_per_picture(architecture, view) + labels
+
+
 def stored(
     reading: Reading,
-    architecture: Architecture,
     view: FixedSize,
     precision: Precision,
     learning: Sequence[Role],
-    label_bytes: int,
+    kept: int,
 ) -> dict[Role, TokenRequest]:
-    """Selected tokens of every picture once. Those of the ``learning`` roles are kept, with
-    ``label_bytes`` for each pixel."""
+    """Selected tokens of every picture once. Of a picture of the ``learning`` roles ``kept`` bytes
+    stay in memory."""
     read: dict[str, Any] = {"select": reading.selectors, "precision": precision}
-    room = reading.bytes_per_picture(architecture, view)
-    room += label_bytes * view.padded[0] * view.padded[1]
-    learn = TokenRequest(view, dense="crops", bytes_per_picture=room, **read)
+    learn = TokenRequest(view, dense="crops", bytes_per_picture=kept, **read)
     requests = dict.fromkeys(learning, learn)
     return {**requests, "test": TokenRequest(view, dense="pictures", **read)}

@@ -19,14 +19,14 @@ from harness.errors import HarnessError
 from harness.features.store import default_folder
 
 IN_MEMORY = 2**32
-"""Bytes of one kind of rows that are simply kept: 4 GiB."""
+"""Bytes of rows, labels included, that are simply kept: 4 GiB."""
 
 
 class Shelf:
     """Rows of ``pictures`` pictures, of several kinds (``kept`` and the labels), by place.
 
-    ``in_memory`` bytes of a kind at the most are in memory, more in a file without a name in the
-    feature store's folder: it is gone with the process, however that ends.
+    ``in_memory`` bytes at the most are in memory; more are in files without a name in the feature
+    store's folder, which are gone with the process, however that ends.
     """
 
     def __init__(self, pictures: int, in_memory: int = IN_MEMORY) -> None:
@@ -38,7 +38,9 @@ class Shelf:
         """``rows[kind] [B, ...]`` of the pictures at ``places [B]``. Raises ``HarnessError`` where
         the disk has no room for them."""
         if not self._kinds:
-            self._kinds = [self._room(each) for each in rows]
+            sizes = [self._pictures * each[0].numel() * each.element_size() for each in rows]
+            fits = sum(sizes) <= self._in_memory
+            self._kinds = [self._room(each, fits) for each in rows]
         where = torch.tensor(places)
         for kind, values in zip(self._kinds, rows, strict=True):
             kind[where] = values.cpu()
@@ -62,10 +64,10 @@ class Shelf:
             self.add(np.flatnonzero(there).tolist(), [kind[there] for kind in kinds])
         self._there = there.copy()
 
-    def _room(self, like: Tensor) -> Tensor:
+    def _room(self, like: Tensor, in_memory: bool) -> Tensor:
         shape = (self._pictures, *like.shape[1:])
         size = self._pictures * like[0].numel() * like.element_size()
-        if size <= self._in_memory:
+        if in_memory:
             return torch.zeros(shape, dtype=like.dtype)
         folder = default_folder()
         try:

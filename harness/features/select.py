@@ -144,7 +144,7 @@ def select(
     if not torch.equal(torch.isfinite(values), torch.isfinite(found.values)):
         raise HarnessError(
             f"the {selector.token} of layer {selector.layer} has values beyond 65,504, which half "
-            "precision cannot hold: keep it in single precision"
+            "precision cannot hold: keep it in single precision (--set stored_as=fp32)"
         )
     return Selected(values, found.there)
 

@@ -130,6 +130,7 @@ class PatchRetrieval:
     def __init__(self, patches: Patches, device: str = "cpu") -> None:
         self._index = NeighbourIndex(patches.tokens, device)
         self._shares = patches.shares
+        self.patches = patches
 
     def label_shares(self, tokens: Tensor, k: int = 30, temperature: float = 0.02) -> Tensor:
         """How much every patch of ``tokens [h, w, D]`` is of each class, ``[h, w, classes]``

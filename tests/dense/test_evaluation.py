@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,12 @@ def test_heads_are_those_of_a_plain_loop(name: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["in train", "after train", "in test"])
-@pytest.mark.parametrize("name", ["linear-seg", "dinov2-linear-seg"])
+@pytest.mark.parametrize("name", ["linear-seg", "dinov2-linear-seg", "knn-seg"])
 def test_a_state_goes_on_to_the_same_outcome(name: str, when: str) -> None:
-    settings, reading = protocol(name), Reading.of(ARCHITECTURE, "last", True)
-    stored = reading if name == "linear-seg" else None
+    reading = Reading.of(ARCHITECTURE, "last", True)
+    settings: Any = find_task("segmentation").protocols[name]
+    settings = settings if name == "knn-seg" else protocol(name)
+    stored = None if name == "dinov2-linear-seg" else reading
     learn = [[0, 1], [2, 3], [4, 5]]
     found = []
     for stop in (None, when):
@@ -138,6 +141,25 @@ def test_a_state_goes_on_to_the_same_outcome(name: str, when: str) -> None:
         assert np.array_equal(column, second.columns[name_]), name_
 
 
+def test_a_state_taken_between_two_crops_is_not_moved_by_what_comes_after() -> None:
+    settings = find_task("segmentation").protocols["knn-seg"]
+    reading = Reading.of(ARCHITECTURE, "last", True)
+    first = started(settings)
+    first.update("train", batch("train", [0, 1, 2, 3], reading))
+    first.end("train")
+    half = replace(batch("test", [0], reading), crops=(2,))
+    first.update("test", half)
+    state = pickle.loads(pickle.dumps(first.state())), first.state()
+    first.update("test", half)
+    for each in state:
+        other = started(settings)
+        other.load(each)
+        other.update("test", half)
+        assert np.array_equal(
+            other.finish().columns["labelled"], first.finish().columns["labelled"]
+        )
+
+
 def test_a_token_that_is_no_number_is_an_error() -> None:
     evaluation = started(protocol("dinov2-linear-seg"))
     broken = batch("train", [0, 1], None)
@@ -151,8 +173,11 @@ def test_a_token_that_is_no_number_is_an_error() -> None:
 
 def test_nothing_to_train_on_is_an_error() -> None:
     for name in ("linear-seg", "dinov2-linear-seg"):
+        evaluation = started(protocol(name))
+        evaluation.end("train")
+        evaluation.update("test", batch("test", [0], None))  # its neighbours' pass goes on
         with pytest.raises(HarnessError, match="no train picture"):
-            started(protocol(name)).end("train")
+            evaluation.finish()
 
 
 def test_a_split_that_is_there_chooses_where_there_is_something_to_choose() -> None:
