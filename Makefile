@@ -45,6 +45,7 @@ bench: install
 	$(BIN)/harness bench anatomy --batch-size 8
 	$(BIN)/harness bench extract --model vits --dataset generated --weights random
 	$(BIN)/harness bench knn
+	$(BIN)/harness bench tables
 	$(BIN)/harness bench linear
 	$(BIN)/harness bench logistic --limit 1000
 	$(BIN)/harness bench stored --model nano --dataset scenes-demo

@@ -233,6 +233,14 @@ def difference(
     )
 
 
+def mean_of_parts(parts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores ``[b]`` of parts ``[b, parts]``: their mean, without those that have no value."""
+    there = ~np.isnan(parts)
+    total, those = np.where(there, parts, 0).sum(axis=1), there.sum(axis=1)
+    scores: NDArray[np.float64] = np.where(those > 0, total / np.maximum(those, 1), np.nan)
+    return scores
+
+
 def _resampled(
     parts: Callable[[Weights], NDArray[np.float64]],
     count: int,
@@ -241,10 +249,7 @@ def _resampled(
     clusters: ArrayLike | None,
 ) -> tuple[float, Interval]:
     def of(weights: Weights) -> NDArray[np.float64]:
-        found = parts(weights)
-        there = ~np.isnan(found)
-        total, those = np.where(there, found, 0).sum(axis=1), there.sum(axis=1)
-        return np.where(those > 0, scale * total / np.maximum(those, 1), np.nan)
+        return scale * mean_of_parts(parts(weights))
 
     value = float(of(np.ones((1, count), np.int64))[0])
     if np.isnan(value):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.tables.arguments import add_tables
 
 
 def parser() -> argparse.ArgumentParser:
@@ -269,6 +270,8 @@ def parser() -> argparse.ArgumentParser:
     describe.add_argument("name", metavar="NAME")
     _add_model_files(describe)
     _add_suite_files(describe)
+    for table in add_tables(add):
+        _add_model_files(table)
     bench = add_bench(add)
     _add_machine(bench)
     _add_files(bench)

@@ -313,6 +313,13 @@ def _doctor(options: argparse.Namespace) -> int:
     return EXIT_DONE if report.healthy else EXIT_BAD
 
 
+def _tables(options: argparse.Namespace) -> int:
+    from harness.tables.command import run
+
+    run(options, _names)
+    return EXIT_DONE
+
+
 def _bench(options: argparse.Namespace) -> int:
     from harness import terminal
     from harness.bench.command import measure
@@ -365,12 +372,6 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "compiled": options.compile,
         "batch_size": options.batch_size,
         "workers": options.workers,
-        **_files(options),
-    }
-
-
-def _files(options: argparse.Namespace) -> dict[str, Any]:
-    return {
         "model_files": options.models,
         "dataset_files": options.datasets,
         "data_root": options.data_root,
@@ -389,6 +390,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "datasets": _datasets,
     "doctor": _doctor,
     "describe": _describe,
+    "compare": _tables,
+    "leaderboard": _tables,
     "bench": _bench,
 }
 

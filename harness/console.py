@@ -40,3 +40,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def number(value: float, unit: str, signed: bool = False) -> str:
+    """A percentage to a tenth; of other numbers the smaller ones more exactly."""
+    digits = 1 if unit == "%" or abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # no -0.0

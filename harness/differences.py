@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.aggregates import complete, difference, scenes
+from harness.aggregates import difference
 from harness.documents import canonical_json
 from harness.plan import Cell
 from harness.records import read_columns
+from harness.tables.rows import paired
 
 
 @dataclass(frozen=True)
@@ -54,29 +55,15 @@ def _what(cell: Cell) -> tuple[str, str, str, bytes]:
 def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
     assert cell.done is not None
     ours, theirs = read_columns(cell.path), read_columns(baseline.path)
-    # Which pictures were scored may differ: a bad one may be skipped by one run and not the other.
-    _, first, second = np.intersect1d(
-        ours["image_id"], theirs["image_id"], assume_unique=True, return_indices=True
-    )
-    numbers = scenes(ours)
     found = []
-    for name, metric in cell.done.metrics.items():
-        if metric.column is None:
-            continue
-        names = [metric.column, *metric.others]
-        if any(each not in theirs for each in names):
-            continue
-        columns = [ours[each][first] for each in names] + [theirs[each][second] for each in names]
-        columns = complete(columns if numbers is None else [*columns, numbers[first]])
-        if not len(columns[0]):
-            continue
+    for each in paired(ours, theirs, cell.done.metrics):
         value, interval = difference(
-            metric.aggregate,
-            columns[: len(names)],
-            columns[len(names) : 2 * len(names)],
-            metric.scale,
+            each.metric.aggregate,
+            each.first,
+            each.second,
+            each.metric.scale,
             int(cell.done.dataset.fingerprint[:8], 16),
-            None if numbers is None else columns[-1],
+            each.scenes,
         )
         if np.isnan(value):
             continue
@@ -87,12 +74,12 @@ def _pair(cell: Cell, baseline: Cell) -> list[Difference]:
                 task=cell.task.name,
                 dataset=cell.dataset.name,
                 protocol=cell.path.stem,
-                metric=name,
-                unit=metric.unit,
+                metric=each.name,
+                unit=each.metric.unit,
                 value=value,
                 low=interval.low,
                 high=interval.high,
-                pictures=len(columns[0]),
+                pictures=len(each.ids),
             )
         )
     return found

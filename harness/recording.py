@@ -14,10 +14,12 @@ import torch
 from harness import heads, provenance, records, schema
 from harness.aggregates import complete, scenes, score
 from harness.backbone.vit import Backbone
+from harness.describe import gigaflops
 from harness.errors import HarnessError
 from harness.further import selected_on, trained_on
 from harness.options import Options
 from harness.plan import Cell, scored_role
+from harness.registry import ModelEntry
 from harness.repeats import over_seeds
 from harness.task import Outcome
 
@@ -93,6 +95,7 @@ def store_record(
             peak_memory_bytes=peak_memory(backbone.device),
             device=device_name(backbone.device),
             dtype=scored.dtype,
+            gigaflops=_gigaflops(cell.entry),
         ),
         provenance=provenance.collect(options.seed, scored.started, command=options.command),
         limit=options.limit,
@@ -113,6 +116,21 @@ def _input_facts(backbone: Backbone) -> dict[str, Any]:
     if neurons := backbone.intervention.neurons:
         found["register_neurons"] = [list(pair) for pair in neurons]
     return found
+
+
+_COUNTED: dict[str, float | None] = {}
+
+
+def _gigaflops(entry: ModelEntry) -> float | None:
+    """As ``harness describe`` counts them, once a model; None for a stranger's network that does
+    not run without data."""
+    digest = entry.digest()
+    if digest not in _COUNTED:
+        try:
+            _COUNTED[digest] = round(gigaflops(entry), 4)
+        except Exception:  # a stranger's network may fail in any way, and its scores are there
+            _COUNTED[digest] = None
+    return _COUNTED[digest]
 
 
 def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:

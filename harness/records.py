@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,18 +158,23 @@ def read(path: Path) -> Record:
         raise DamagedResult(f"{path}: damaged, not a record: {where}: {first['msg']}") from None
 
 
-def read_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """The per-picture columns of the record at ``path``, each ``[n]`` or ``[n, k]``.
+def read_columns(
+    path: Path, record: Record | None = None, names: Collection[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """The per-picture columns of the record at ``path``, each ``[n]`` or ``[n, k]``: all, or those
+    of ``names`` that there are. ``record`` saves reading it again.
 
     Raises ``DamagedResult`` where the table is missing or is not the one the record was made of.
     """
     import pyarrow
     import pyarrow.parquet
 
-    record = read(path)
+    record = record or read(path)
     data = _table_bytes(path, record)
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        there = [name for name in file.schema_arrow.names if names is None or name in names]
+        table = file.read(there, use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise DamagedResult(f"{path.with_suffix('.parquet')}: damaged: {error}") from None
     return {name: _to_numpy(table.column(name)) for name in table.column_names}
@@ -215,14 +220,18 @@ def finished(path: Path) -> Record | None:
             return _whole(path)
 
 
-def find(out: Path, damaged: list[HarnessError] | None = None) -> Iterator[tuple[Path, Record]]:
-    """Every whole record under ``out``, in the order of their paths.
+def find(
+    out: Path,
+    damaged: list[HarnessError] | None = None,
+    models: Collection[str] | None = None,
+) -> Iterator[tuple[Path, Record]]:
+    """Every whole record under ``out``, or those of ``models``, in the order of their paths.
 
     One that is not whole raises; with a list in ``damaged`` its error is put there instead, so
     that a table can be made of the others and say what it lacks.
     """
     for path in sorted(out.glob("*/*/*/*.json")):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (models is not None and path.parent.name not in models):
             continue
         try:
             record = finished(path)

@@ -136,7 +136,9 @@ class TrainedOn(_Part):
 
 
 class Cost(_Part):
-    """What the run took. ``forward_passes`` is pictures x crops; memory is in bytes."""
+    """What the run took. ``forward_passes`` is pictures x crops; memory is in bytes. ``gigaflops``
+    are 10^9 operations of one picture at the model's default size, as ``harness describe`` counts
+    them; None in a record older than this field."""
 
     pictures: NonNegativeInt
     forward_passes: NonNegativeInt
@@ -145,6 +147,7 @@ class Cost(_Part):
     peak_memory_bytes: NonNegativeInt
     device: str
     dtype: str
+    gigaflops: NonNegative | None = None
 
 
 class Provenance(_Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 # Resampled values held at once: 8 MiB of indices and 8 MiB of values or weights.
 _CHUNK_VALUES = 2**20
+
+
+Score = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""How often each picture counts, ``[b, n]`` -> the scores, ``[b]`` (or ``[b, m]``)."""
 
 
 class Interval(NamedTuple):
@@ -71,7 +75,7 @@ def bootstrap_mean(
 
 
 def bootstrap(
-    score: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    score: Score,
     count: int,
     seed: int,
     draws: int = 2000,
@@ -87,19 +91,41 @@ def bootstrap(
     [count]`` are given as there. Draws that have no score (NaN) are left out. Raises
     ``ValueError`` where none has, and as ``bootstrap_mean`` does.
     """
+    (found,) = bootstrap_together(
+        [score], count, seed, draws, level, clusters=clusters, chunk_values=chunk_values
+    )
+    if np.isnan(found).any():
+        raise ValueError("no draw of the pictures has a score")
+    return Interval(float(found[0]), float(found[1]))
+
+
+def bootstrap_together(
+    scores: Sequence[Score],
+    count: int,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+    *,
+    clusters: ArrayLike | None = None,
+    chunk_values: int = _CHUNK_VALUES,
+) -> list[NDArray[np.float64]]:
+    """The intervals of several scores of the same pictures, over the same draws of them.
+
+    Each of ``scores`` is given weights as ``bootstrap`` gives them, and gives ``[b]`` or, of m
+    scores at once, ``[b, m]``; its interval is ``[2]`` or ``[2, m]``, low and high, and that which
+    each would have alone. NaN where no draw has a score.
+    """
     scenes = _scenes(clusters, count)
     units = count if scenes is None else int(scenes.max()) + 1
-    scores = []
+    found: list[list[NDArray[np.float64]]] = [[] for _ in scores]
     for chosen in _drawn(units, seed, draws, level, max(1, chunk_values * units // max(1, count))):
         rows = np.arange(len(chosen))[:, None] * units
         weights = np.bincount((chosen + rows).ravel(), minlength=chosen.size)
         weights = weights.reshape(chosen.shape)
-        scores.append(score(weights if scenes is None else weights[:, scenes]))
-    found = np.concatenate(scores)
-    found = found[~np.isnan(found)]
-    if not found.size:
-        raise ValueError("no draw of the pictures has a score")
-    return _between_quantiles(found, level)
+        weights = weights if scenes is None else weights[:, scenes]
+        for score, its in zip(scores, found, strict=True):
+            its.append(score(weights))
+    return [_quantiles(np.concatenate(its), level) for its in found]
 
 
 def _scenes(clusters: ArrayLike | None, count: int) -> NDArray[np.int64] | None:
@@ -133,6 +159,22 @@ def _drawn(
 def _between_quantiles(scores: NDArray[np.float64], level: float) -> Interval:
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def _quantiles(scores: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Of each column of ``scores [draws, …]``, without what is NaN, ``[2, …]``."""
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    missing = np.isnan(scores)
+    if not missing.any():
+        whole: NDArray[np.float64] = np.quantile(scores, ends, axis=0)
+        return whole
+    columns = scores.reshape(len(scores), -1)
+    found = np.full((2, columns.shape[1]), np.nan)
+    for place, column in enumerate(columns.T):
+        there = column[~np.isnan(column)]
+        if there.size:
+            found[:, place] = np.quantile(there, ends)
+    return found.reshape(2, *scores.shape[1:])
 
 
 def bootstrap_difference(

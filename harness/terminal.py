@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.console import number as _number
 from harness.console import plain_table as _table
 from harness.console import size
 from harness.console import standard_output as _console
 from harness.schema import pictures_folder
+from harness.tables.rows import protocol_words as _protocol
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -139,21 +141,6 @@ def show_results(
             console.print(f"pictures: {folder}", markup=False, soft_wrap=True)
 
 
-def _protocol(record: Record) -> list[str]:
-    """The protocol's name, what its head was trained on if not here, and what sets the run apart
-    from it."""
-    name = record.protocol.name + (" †" if record.selected_on == "test" else "")
-    apart = [] if record.trained_on is None else [f"head of {record.trained_on.dataset}"]
-    for key, value in record.variant.items():
-        if key == "set" and isinstance(value, dict):
-            apart += [f"{setting}={chosen}" for setting, chosen in value.items()]
-        elif key == "skipped" and isinstance(value, list):
-            apart.append(f"without {len(value)} bad pictures")
-        elif key not in {"weights", "trained_on"}:
-            apart.append(f"{key} {value}")
-    return [name, *apart]
-
-
 def _print_footnotes(console: Console, rows: Sequence[Record]) -> None:
     console.print("below each value its 95 % bootstrap interval over pictures", style="dim")
     if any(metric.sd is not None for record in rows for metric in record.metrics.values()):
@@ -208,12 +195,6 @@ def _folded(name: str) -> str:
     """A metric's name as a narrow head: its last word below the others."""
     first, _, last = name.rpartition("_")
     return f"{first.replace('_', ' ')}\n{last}".strip()
-
-
-def _number(value: float, unit: str, signed: bool = False) -> str:
-    """A percentage to a tenth; of other numbers the smaller ones more exactly."""
-    digits = 1 if unit == "%" or abs(value) >= 100 else 2 if abs(value) >= 10 else 3
-    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # no -0.0
 
 
 def _arrow(rows: Sequence[tuple[Path, Record]], name: str) -> str:

@@ -12,6 +12,7 @@ from harness.cli import main
 
 COMMANDS = (
     *("run", "registers", "models", "tasks", "suites", "datasets", "doctor", "describe", "bench"),
+    *("compare", "leaderboard"),
 )
 MAIN = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 

@@ -15,6 +15,7 @@ from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
 from harness.bench.registers import registers
 from harness.bench.stored import stored
+from harness.bench.tables import tables
 from harness.bench.tokencut import tokencut
 from harness.errors import HarnessError
 from harness.options import Options
@@ -38,6 +39,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
             return lost(device)
         case "registers":
             return registers(device)
+        case "tables":
+            return tables()
         case "tokencut":
             return tokencut(device)
         case "linear":

@@ -1,0 +1,1 @@
+"""Records -> tables: what is comparable with what, compared, ranked, beside what was published."""
