@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.look.arguments import add_look
 from harness.tables.arguments import add_tables
 
 
@@ -174,6 +175,8 @@ def parser() -> argparse.ArgumentParser:
     registers_command.add_arguments(registers)
     _add_machine(registers)
     _add_files(registers)
+
+    _add_files(add_look(add))
 
     pretrain = add(
         "pretrain",

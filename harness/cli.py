@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.typed import names as _names
+from harness.typed import settings as _settings
 
 if TYPE_CHECKING:
     from harness.options import Options
@@ -178,6 +180,13 @@ def _registers(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _look(options: argparse.Namespace) -> int:
+    from harness.look.command import look
+
+    look(options, _names("model", options.model), _files(options))
+    return EXIT_DONE
+
+
 def _pretrain(options: argparse.Namespace) -> int:
     from harness import terminal
     from harness.nano.pretrain import Recipe, pretrain
@@ -336,33 +345,6 @@ def _print(options: argparse.Namespace, facts: Any, show: Callable[[], None]) ->
         show()
 
 
-def _names(option: str, values: Sequence[str]) -> list[str]:
-    """Comma lists and repeats -> names, in order, once each."""
-    names = [name.strip() for value in values for name in value.split(",")]
-    names = list(dict.fromkeys(name for name in names if name))
-    if values and not names:  # an unset shell variable, say: not a wish for the default
-        raise HarnessError(f"--{option}: at least one name is needed")
-    return names
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, object]:
-    """``--set facet=value --set bias=-0.2`` -> values as YAML reads them."""
-    import yaml
-
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise HarnessError(f"--set {pair}: of the form setting=value, as in --set bias=-0.2")
-        if key in settings:
-            raise HarnessError(f"--set {key}: given twice")
-        try:
-            settings[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise HarnessError(f"--set {pair}: {text!r} is no value") from None
-    return settings
-
-
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
     """What runs on how much of what, for every command that runs a model."""
     return {
@@ -383,6 +365,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "extract": _extract,
     "store": _store,
     "registers": _registers,
+    "look": _look,
     "pretrain": _pretrain,
     "models": _models,
     "tasks": _tasks,

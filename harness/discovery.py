@@ -62,6 +62,19 @@ class Found(NamedTuple):
     told: tuple[bool, ...]
 
 
+class Discovered(NamedTuple):
+    """What LOST sees in one picture: the row-major index of the ``seed``, of each patch how many
+    others have a positive affinity with it (``degree [rows, columns]``), the patches voted for
+    (``mask``), the ``box`` as of ``component_box``, and whether other patches ``tied`` with the
+    seed."""
+
+    seed: int
+    degree: NDArray[np.integer]
+    mask: NDArray[np.bool_]
+    box: tuple[int, int, int, int]
+    tied: bool
+
+
 class DiscoveryEvaluation(Evaluation):
     """Boxes at every point of a grid of settings (of one, where nothing is swept), their CorLoc.
 

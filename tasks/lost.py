@@ -21,6 +21,7 @@ from harness.backbone.layout import Facet
 from harness.backbone.vit import Read
 from harness.data.dataset import Dataset, Role
 from harness.discovery import (
+    Discovered,
     DiscoveryEvaluation,
     DiscoveryProtocol,
     Found,
@@ -82,12 +83,13 @@ class Setting(NamedTuple):
 
 class Vote(NamedTuple):
     """What LOST finds at each of S biases: ``seed``, ``tied``, ``degenerate`` ``[S]``, ``mask``
-    ``[S, N]`` of the patches voted for."""
+    ``[S, N]`` of the patches voted for, ``degree`` ``[S, N]``."""
 
     seed: Tensor
     tied: Tensor
     degenerate: Tensor
     mask: Tensor
+    degree: Tensor
 
 
 def vote(gram: Tensor, biases: Sequence[float], k: int) -> Vote:
@@ -109,7 +111,7 @@ def vote(gram: Tensor, biases: Sequence[float], k: int) -> Vote:
     mask = affinities.mul_(agree[..., None]).sum(1) > 0
     lowest = degree == degree.gather(1, first[:, :1])
     tied = lowest.sum(1) > 1
-    return Vote(first[:, 0], tied, lowest.all(1) & tied, mask)
+    return Vote(first[:, 0], tied, lowest.all(1) & tied, mask, degree)
 
 
 def votes_of_picture(
@@ -155,7 +157,7 @@ class LostEvaluation(DiscoveryEvaluation):
             patches = batch.tokens[read].patches[row]
             shape = patches.shape[:2]
             votes = votes_of_picture(patches.flatten(0, 1), self._normalised, self._biases, unit, k)
-            for seeds, tied, degenerate, masks in votes:
+            for seeds, tied, degenerate, masks, _ in votes:
                 facts = torch.stack((seeds, tied.long(), degenerate.long()), 1).tolist()
                 grids = masks.reshape(-1, *shape).cpu().numpy()
                 for (seed, *told), mask in zip(facts, grids, strict=True):
@@ -183,16 +185,20 @@ class Lost(Task[Any]):
         reads = _reads(protocol, grid)
         return LostEvaluation.requests(architecture, datasets, protocol, reads, len(grid))
 
-    def box(
-        self, patches: Tensor, patch: int, picture: tuple[int, int]
-    ) -> tuple[int, int, int, int]:
-        """The default protocol's box of one picture, from its keys ``[rows, columns, D]``."""
+    def look(self, patches: Tensor, patch: int, picture: tuple[int, int]) -> Discovered:
+        """What the default protocol sees in one picture, from its keys ``[rows, columns, D]``.
+
+        ``patch`` in pixels, ``picture`` (width, height) as in ``component_box``."""
         plain = LostProtocol()
         (result,) = votes_of_picture(
             patches.flatten(0, 1), [plain.normalised], [plain.bias], plain.bias_unit, plain.k
         )
-        mask = result.mask[0].reshape(patches.shape[:2]).cpu().numpy()
-        return component_box(mask, int(result.seed[0]), patch, picture)
+        seed, shape = int(result.seed[0]), patches.shape[:2]
+        mask, degree = (
+            each[0].reshape(shape).cpu().numpy() for each in (result.mask, result.degree)
+        )
+        box = component_box(mask, seed, patch, picture)
+        return Discovered(seed, degree, mask, box, bool(result.tied[0]))
 
     def start(self, context: Context[LostProtocol | SweptLostProtocol]) -> LostEvaluation:
         return LostEvaluation(context, _grid(context.protocol, context.architecture.depth))

@@ -11,8 +11,8 @@ import pytest
 from harness.cli import main
 
 COMMANDS = (
-    *("run", "registers", "models", "tasks", "suites", "datasets", "doctor", "describe", "bench"),
-    *("compare", "leaderboard"),
+    *("run", "registers", "look", "models", "tasks", "suites", "datasets", "doctor", "describe"),
+    *("bench", "compare", "leaderboard"),
 )
 MAIN = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 

@@ -390,4 +390,4 @@ def test_the_gram_matrix_that_bench_times_gives_the_protocols_box(tiny_models: P
         (columns.max() + 1) * 14,
         (rows.max() + 1) * 14,
     )
-    assert LOST.box(keys, 14, (126, 98)) == expected
+    assert LOST.look(keys, 14, (126, 98)).box == expected

@@ -13,12 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from harness.data.dataset import IGNORED
 from harness.pictured.contract import Shown
 from harness.pictured.palette import palette
-from harness.pictured.sheet import Extend, Sheet, coloured, fitted, plain_settings, text_width
+from harness.pictured.sheet import (
+    Extend,
+    Sheet,
+    coloured,
+    fitted,
+    nearest,
+    plain_settings,
+    reduced,
+    text_width,
+)
 
 LEGEND = 24
 """Classes that a legend names at most."""
@@ -106,8 +114,9 @@ def _classes(
     picture: NDArray[np.uint8], shown: Shown, classes: Sequence[str], heading: Sequence[str]
 ) -> bytes:
     form = layout(picture.shape[1], picture.shape[0])
-    view = _picture(picture, form)
-    truth, told = _nearest(shown.truth, form), _nearest(shown.prediction, form)
+    size = form.width, form.height
+    view = reduced(picture, size)
+    truth, told = nearest(shown.truth, size), nearest(shown.prediction, size)
     known = truth != IGNORED
     error = _grey(view)
     wrong = known & (truth != told)
@@ -137,7 +146,8 @@ def _classes(
 
 def _depth(picture: NDArray[np.uint8], shown: Shown, heading: Sequence[str]) -> bytes:
     form = layout(picture.shape[1], picture.shape[0])
-    truth, told = _nearest(shown.truth, form), _nearest(shown.prediction, form)
+    size = form.width, form.height
+    truth, told = nearest(shown.truth, size), nearest(shown.prediction, size)
     known, there = np.isfinite(truth) & (truth > 0), np.isfinite(told)
     with np.errstate(invalid="ignore"):  # infinity from infinity
         error = np.abs(told.astype(np.float64) - truth)
@@ -146,7 +156,7 @@ def _depth(picture: NDArray[np.uint8], shown: Shown, heading: Sequence[str]) -> 
     worst = float(np.quantile(error[counted], 0.98)) if counted.any() else 0.0
     worst = max(worst, 0.01)
     panels = [
-        _picture(picture, form),
+        reduced(picture, size),
         _hatched(coloured(truth, DEPTH_COLOURS, low, high), ~known),
         _hatched(coloured(told, DEPTH_COLOURS, low, high), ~there),
         _hatched(coloured(error, ERROR_COLOURS, 0, worst), ~counted),
@@ -209,22 +219,6 @@ class _Legend:
             if patch is not None:
                 page.picture(x, y, patch)
             page.text(x + _PATCH + _GAP // 2, y + 13, name, _SMALL, self._width)
-
-
-def _picture(picture: NDArray[np.uint8], form: Layout) -> NDArray[np.uint8]:
-    if form.width >= picture.shape[1]:
-        return _nearest(picture, form)
-    image = Image.fromarray(picture)
-    return np.array(image.resize((form.width, form.height), Image.Resampling.BOX))
-
-
-def _nearest(values: NDArray[Any], form: Layout) -> NDArray[Any]:
-    """``[H, W, …]`` -> the panel's size, of each of its pixels the one below its middle."""
-    height, width = values.shape[:2]
-    rows = (np.arange(form.height) * 2 + 1) * height // (2 * form.height)
-    columns = (np.arange(form.width) * 2 + 1) * width // (2 * form.width)
-    chosen: NDArray[Any] = values[rows[:, None], columns]
-    return chosen
 
 
 def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.font_manager import FontProperties
 
 _DPI = 128  # a power of two: pixels -> inches -> pixels is exact
@@ -72,21 +73,42 @@ class Sheet:
         from matplotlib.colors import Normalize
         from matplotlib.ticker import MaxNLocator
 
-        x, y, width, height = place
-        across, down = self._width, self._height
-        axes = self._figure.add_axes(
-            (x / across, 1 - (y + height) / down, width / across, height / down)
-        )
+        axes = self.axes(place)
         bar = self._figure.colorbar(
             ScalarMappable(Normalize(*limits), colours),
             cax=axes,
             orientation="horizontal",
             extend=extend,
-            ticks=MaxNLocator(max(2, width // 70)),
+            ticks=MaxNLocator(max(2, place[2] // 70)),
         )
         bar.set_label(label, font=_font(size, False))
-        for each in [*axes.get_xticklabels(), axes.xaxis.get_offset_text()]:
-            each.set_fontproperties(_font(size, False))
+        _set_font(axes, size)
+
+    def axes(self, place: tuple[int, int, int, int]) -> Axes:
+        """Axes for a plot at ``place`` (x, y, width, height), their numbers outside of it."""
+        x, y, width, height = place
+        across, down = self._width, self._height
+        return self._figure.add_axes(
+            (x / across, 1 - (y + height) / down, width / across, height / down)
+        )
+
+    def label(self, axes: Axes, across: str, down: str, size: int) -> None:
+        """Say what the axes of a finished plot are; their numbers are plain, on log scales too."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+        for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+            log = scale == "log"
+            low, high = axis.get_view_interval()
+            few = not log or high > 20 * low  # of decades: numbers at 1, 2 and 5, too
+            axis.set_major_locator(
+                LogLocator(10, (1,) if few else (1, 2, 5)) if log else MaxNLocator(6, integer=True)
+            )
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axes.set_xlabel(across, font=_font(size, False))
+        axes.set_ylabel(down, font=_font(size, False))
+        axes.grid(alpha=0.3)
+        _set_font(axes, size)
 
     def png(self) -> bytes:
         """The same bytes for the same page: there is no date and no version in it."""
@@ -119,6 +141,23 @@ def coloured(values: NDArray[np.floating], name: str, low: float, high: float) -
     share = np.nan_to_num((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
     rgb: NDArray[np.uint8] = matplotlib.colormaps[name](share, bytes=True)[..., :3]
     return rgb
+
+
+def reduced(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """``picture [H, W, 3]`` at ``size`` (width, height): smaller by averaging, larger by repeating
+    pixels."""
+    if size[0] >= picture.shape[1]:
+        return nearest(picture, size)
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """``[H, W, …]`` at ``size`` (width, height), of each new pixel the one below its middle."""
+    width, height = size
+    rows = (np.arange(height) * 2 + 1) * values.shape[0] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * values.shape[1] // (2 * width)
+    chosen: NDArray[Any] = values[rows[:, None], columns]
+    return chosen
 
 
 def fitted(text: str, size: int, width: int, bold: bool = False) -> str:
@@ -157,6 +196,13 @@ def text_width(text: str, size: int, bold: bool = False) -> int:
 def _shortened(text: str, kept: int) -> str:
     head = (kept + 1) // 2
     return f"{text[:head].rstrip()}…{text[len(text) - (kept - head) :].lstrip()}"
+
+
+def _set_font(axes: Axes, size: int) -> None:
+    """Of all numbers beside the axes."""
+    for axis in (axes.xaxis, axes.yaxis):
+        for each in [*axis.get_ticklabels(), axis.get_offset_text()]:
+            each.set_fontproperties(_font(size, False))
 
 
 def _font(size: int, bold: bool) -> FontProperties:
