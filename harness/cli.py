@@ -354,6 +354,12 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "compiled": options.compile,
         "batch_size": options.batch_size,
         "workers": options.workers,
+        **_files(options),
+    }
+
+
+def _files(options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "model_files": options.models,
         "dataset_files": options.datasets,
         "data_root": options.data_root,
