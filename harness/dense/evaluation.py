@@ -279,11 +279,13 @@ class HeadEvaluation(PictureEvaluation[H]):
             "places": dict(self._places),
             "choice": self._choice,
             "counts": dict(self._counts),
+            "failed": self._failed,
         }
 
     def load(self, state: Any) -> None:
         super().load(state)
         self._choice, self._counts = state["choice"], dict(state["counts"])
+        self._failed = state["failed"]
         self._trained, self._shelves, self._places = None, {}, dict(state["places"])
         for role, shelf in state["shelves"].items():
             self._shelves[role] = Shelf(len(self._context.datasets[role].samples))

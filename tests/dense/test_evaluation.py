@@ -180,6 +180,16 @@ def test_nothing_to_train_on_is_an_error() -> None:
             evaluation.finish()
 
 
+def test_a_head_that_cannot_be_had_is_told_after_a_state_was_loaded_too() -> None:
+    evaluation = started(protocol("linear-seg"))
+    evaluation.end("train")
+    other = started(protocol("linear-seg"))
+    other.load(pickle.loads(pickle.dumps(evaluation.state())))
+    other.update("test", batch("test", [0], None))
+    with pytest.raises(HarnessError, match="no train picture"):
+        other.finish()
+
+
 def test_a_split_that_is_there_chooses_where_there_is_something_to_choose() -> None:
     with_select: dict[Role, Any] = {**DATASETS, "select": Pictures("select", 2)}
     assert learning_roles(protocol("linear-seg"), with_select) == ["train", "select"]
