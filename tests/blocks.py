@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from harness import evaluate
+from harness.records import find, read_columns
+from harness.schema import Record
 
 BLOCK = 16
 SIDE = 64
@@ -38,3 +43,24 @@ def save(folder: Path, split: str, name: str, classes: np.ndarray) -> None:
     Image.fromarray(classes.astype(np.uint8)).save(root / f"masks/{split}/{name}.png")
     depth = (1000 * METRES[classes]).astype(np.uint16)
     Image.fromarray(depth).save(root / f"depth/{split}/{name}.png")
+
+
+def scored(
+    task: str, dataset: str, folder: Path, protocol: str, settings: dict[str, Any], **more: Any
+) -> Record:
+    """The record of a model (``pixels``) on ``dataset``, which is made in ``folder`` first."""
+    file = folder / "blocks.yaml"
+    if not file.exists():
+        blocks(folder)
+    given: dict[str, Any] = {"workers": 0, "device": "cpu", "out": folder / "out", **more}
+    (record,) = evaluate(
+        task, given.pop("model", "pixels"), dataset, protocols=[protocol], settings=settings,
+        dataset_files=[file], **given,
+    )  # fmt: skip
+    return record
+
+
+def columns(folder: Path) -> dict[str, np.ndarray]:
+    """Of the only record there."""
+    ((path, _),) = find(folder)
+    return read_columns(path)

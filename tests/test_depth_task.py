@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from blocks import METRES, SIDE, blocks
+from blocks import METRES, SIDE, blocks, columns, scored
 from harness.tasks.depth import DepthJudge, StoredDepthProtocol, StreamedDepthProtocol
 from PIL import Image
 
-from harness import evaluate
 from harness.cli import main
 from harness.data.dataset import Dense, Sample
 from harness.data.views import Geometry
 from harness.errors import HarnessError
 from harness.probes.depth_metrics import DepthErrors, depth_errors
-from harness.records import find, read_columns
-from harness.schema import Record
+from harness.records import find
 from harness.task import DenseCrops, find_task
 
 ALL = {
@@ -41,22 +40,7 @@ PROTOCOLS: list[tuple[str, dict[str, Any]]] = [
 UNITS = {"rmse": "m", "mae": "m", "sq_rel": "m", "delta1": "%", "delta2": "%", "delta3": "%"}
 
 
-def run(folder: Path, protocol: str, settings: dict[str, Any], **more: Any) -> Record:
-    file = folder / "blocks.yaml"
-    if not file.exists():
-        blocks(folder)
-    given: dict[str, Any] = {"workers": 0, "device": "cpu", "out": folder / "out", **more}
-    model, dataset = given.pop("model", "pixels"), given.pop("dataset", "far")
-    (record,) = evaluate(
-        "depth", model, dataset, protocols=[protocol], settings=settings,
-        dataset_files=[file], **given,
-    )  # fmt: skip
-    return record
-
-
-def columns(folder: Path) -> dict[str, np.ndarray]:
-    ((path, _),) = find(folder)
-    return read_columns(path)
+run = partial(scored, "depth", "far")
 
 
 @pytest.mark.parametrize(("protocol", "settings"), PROTOCOLS)

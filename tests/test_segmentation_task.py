@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from blocks import SIDE, blocks, save
+from blocks import SIDE, blocks, columns, save, scored
 from PIL import Image
 
-from harness import evaluate
 from harness.aggregates import values
 from harness.cli import main
 from harness.data.dataset import IGNORED, Dense, Sample
@@ -21,8 +21,7 @@ from harness.data.views import Geometry
 from harness.dense.classes import ClassJudge
 from harness.errors import HarnessError
 from harness.probes.dense_losses import ClassMap
-from harness.records import find, read_columns
-from harness.schema import Record
+from harness.records import find
 from harness.task import DenseCrops, find_task
 
 SMALL = {"size": SIDE, "steps": 60, "learning_rates": 0.01, "batch_size": 4}
@@ -39,22 +38,7 @@ PROTOCOLS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def run(folder: Path, protocol: str, settings: dict[str, Any], **more: Any) -> Record:
-    file = folder / "blocks.yaml"
-    if not file.exists():
-        blocks(folder)
-    given: dict[str, Any] = {"workers": 0, "device": "cpu", "out": folder / "out", **more}
-    model = given.pop("model", "pixels")
-    (record,) = evaluate(
-        "segmentation", model, "blocks", protocols=[protocol], settings=settings,
-        dataset_files=[file], **given,
-    )  # fmt: skip
-    return record
-
-
-def columns(folder: Path) -> dict[str, np.ndarray]:
-    ((path, _),) = find(folder)
-    return read_columns(path)
+run = partial(scored, "segmentation", "blocks")
 
 
 @pytest.mark.parametrize(("protocol", "settings"), PROTOCOLS)
