@@ -9,14 +9,15 @@ SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*
 install: $(VENV)/.installed
 
 # A strict editable install lists the files that there were (and lets mypy see harness.tasks), so it
-# is made again when one comes or goes: FILES holds the list, and changes only with it.
+# is made again when one comes or goes: FILES holds the list, and changes only with it (or where
+# somebody emptied build/, where the links are).
 $(VENV)/.installed: pyproject.toml $(VENV)/FILES
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
 	  --config-settings editable_mode=strict
 	@touch $@
 
 $(VENV)/FILES: FORCE | $(BIN)/python
-	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+	@ls -d build/__editable__.* > /dev/null 2>&1 && echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("python3 >= 3.11 is needed" if sys.version_info < (3, 11) else 0)'
