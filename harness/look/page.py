@@ -56,10 +56,14 @@ class Form(NamedTuple):
 
 def form_of(width: int, height: int, panels: int) -> Form:
     """For pictures of that size, and at most so many panels a model in a section: panels of about
-    one area, so that panoramas are no slits."""
+    one area, so that panoramas are no slits, or a fourth narrower where all then stand in a row."""
+    room = _ACROSS - 2 * _MARGIN + _GAP
     scale = min(_SIDE / math.sqrt(width * height), _WIDEST / width, _HIGHEST / height)
+    in_a_row = max(_NARROWEST, room // max(1, panels) - _GAP) / width
+    if 0.75 * scale <= in_a_row < scale:
+        scale = in_a_row
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
-    columns = (_ACROSS - 2 * _MARGIN + _GAP) // (max(across, _NARROWEST) + _GAP)
+    columns = room // (max(across, _NARROWEST) + _GAP)
     return Form(max(2, min(6, columns, panels)), across, down)
 
 

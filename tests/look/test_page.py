@@ -172,3 +172,9 @@ def test_the_html_page_escapes_names_and_needs_no_other_file() -> None:
     assert "http" not in text and text.count("<img alt=") == 2 and 'lang="en"' in text
     assert "prefers-color-scheme: dark" in text
     assert 'href="#picture-2"' in text and 'id="picture-2"' in text
+
+
+def test_five_panels_of_a_wide_picture_stand_in_one_row() -> None:
+    wide = form_of(600, 304, 5)
+    assert wide.columns == 5 and wide.page <= 1600
+    assert form_of(2_000, 300, 5).columns < 5  # a panorama is not made a slit
