@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench baseline clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +50,12 @@ bench: install
 	$(BIN)/harness bench linear
 	$(BIN)/harness bench logistic --limit 1000
 	$(BIN)/harness bench stored --model nano --dataset scenes-demo
+
+# What CI compares with (docs/ci.md): run it in a clean clone, on a machine that does nothing else,
+# and commit it where the numbers are meant to move.
+baseline: install
+	$(BIN)/harness run --suite demo --out results/baseline --overwrite --no-store
+	$(BIN)/harness leaderboard --all --results results/baseline --out results/LEADERBOARD.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
