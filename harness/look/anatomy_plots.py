@@ -121,7 +121,7 @@ def positions(found: Sequence[Anatomy], notes: Sequence[str]) -> bytes:
     high = largest or 1.0
     columns = min(4, max(2, len(found)))
     cell, row = _MAP + 3 * _GAP, 4 * _LINE + _MAP + _GAP
-    heading = ["Where outliers are: share of the patches there that are outliers", *notes]
+    heading = ["Where outliers are", *notes]
     top = _MARGIN + _HEAD * len(heading)
     rows = math.ceil(len(found) / columns)
     width = 2 * _MARGIN + columns * cell
@@ -137,7 +137,7 @@ def positions(found: Sequence[Anatomy], notes: Sequence[str]) -> bytes:
             for line, text in enumerate(_told(each)):
                 page.text(x, y + _LINE + _MAP + _LINE * (1 + line) - 5, text, _SMALL, cell - _GAP)
         bar = _MARGIN + _INSET, top + rows * row, cell + _MAP - 2 * _INSET, _BAR
-        page.bar(bar, PLACE_COLOURS, (0, high), "neither", "outliers (% of patches)", _SMALL)
+        page.bar(bar, PLACE_COLOURS, (0, high), "neither", "outliers (% of the patches there)", _SMALL)
         return page.png()
 
 
