@@ -9,7 +9,7 @@ from harness.console import size
 from harness.tables.compare import FEW_PICTURES, Comparison
 from harness.tables.published import Published, published
 from harness.tables.rows import Result, protocol_words
-from harness.tables.sheet import Cell, Sheet, measured, probability, span
+from harness.tables.sheet import Cell, Sheet, heading, measured, probability, span
 
 
 def sheets(rows: Sequence[Comparison], alone: Sequence[Result]) -> list[Sheet]:
@@ -37,7 +37,7 @@ def _differences(first: str, second: str, rows: Sequence[Comparison]) -> Sheet:
         place = row.dataset, f"{row.task}, {row.protocol}"
         head = ("", "") if place == shown else place
         shown, unit = place, row.unit
-        name = f"{row.metric.replace('_', ' ')} {unit} {'↑' if row.higher_is_better else '↓'}"
+        name = heading(row.metric, unit, row.higher_is_better)
         if row.difference is None:
             said = [f"{row.verdict}: {row.reason}"]
             lines.append([*head, name, *["–"] * len(numbers), *said])

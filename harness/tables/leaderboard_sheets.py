@@ -11,7 +11,7 @@ from harness.console import size
 from harness.tables.compare import FEW_PICTURES
 from harness.tables.leaderboard import Board, Gain, Standing, value_of
 from harness.tables.rows import FLOORS, Result, plain, protocol_words
-from harness.tables.sheet import Cell, Sheet, measured, span
+from harness.tables.sheet import Cell, Sheet, heading, measured, span
 
 
 def sheets(found: Sequence[Board], start: Path) -> list[Sheet]:
@@ -21,7 +21,7 @@ def sheets(found: Sequence[Board], start: Path) -> list[Sheet]:
 
 def _sheet(board: Board, start: Path) -> Sheet:
     heads = {
-        name: f"{name.replace('_', ' ')} {metric.unit} {'↑' if metric.higher_is_better else '↓'}"
+        name: heading(name, metric.unit, metric.higher_is_better)
         for name, metric in board.metrics.items()
     }
     best = {name: _best(board, name) for name in heads}

@@ -103,6 +103,12 @@ def _flat(value: Any) -> Any:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
 
 
+def heading(metric: str, unit: str, higher_is_better: bool) -> str:
+    """A metric's name, its unit if it has one, and which way is better."""
+    words = [metric.replace("_", " "), unit, "↑" if higher_is_better else "↓"]
+    return " ".join(word for word in words if word)
+
+
 def measured(value: float | None, unit: str, signed: bool = False) -> str:
     return "–" if value is None else number(value, unit, signed)
 
