@@ -137,7 +137,8 @@ def positions(found: Sequence[Anatomy], notes: Sequence[str]) -> bytes:
             for line, text in enumerate(_told(each)):
                 page.text(x, y + _LINE + _MAP + _LINE * (1 + line) - 5, text, _SMALL, cell - _GAP)
         bar = _MARGIN + _INSET, top + rows * row, cell + _MAP - 2 * _INSET, _BAR
-        page.bar(bar, PLACE_COLOURS, (0, high), "neither", "outliers (% of the patches there)", _SMALL)
+        title = "outliers (% of the patches there)"
+        page.bar(bar, PLACE_COLOURS, (0, high), "neither", title, _SMALL)
         return page.png()
 
 
