@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.engine.arguments import add_engine
 from harness.look.arguments import add_look
 from harness.tables.arguments import add_tables
 
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed on: one record, of their mean and spread",
     )
     run.add_argument("--save-predictions", type=int, default=0, metavar="N", help=_PICTURES_HELP)
+    add_engine(run)
     _add_bad_image(run)
     _add_no_store(run)
     _add_machine(run)
