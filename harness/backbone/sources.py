@@ -261,11 +261,11 @@ def _entry_signature(entry: ModelEntry) -> Signature | None:
     if entry.factory is not None:
         return None  # a factory may load gigabytes; not for an error message
     try:
-        facts = _facts(entry, unloaded(entry))
+        module = unloaded(entry)
+        _facts(entry, module)
     except HarnessError:
         return None
-    layout = facts.layout
-    return Signature(facts.depth, facts.width, facts.patch, layout.registers, layout.classes > 0)
+    return signature(module.state_dict())
 
 
 @dataclass(frozen=True)

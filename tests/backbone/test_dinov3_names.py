@@ -6,7 +6,6 @@ says how), for a plain and a gated MLP, on a square and a wide grid.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,27 @@ from dinov3_tiny import ARGUMENTS, KINDS, REFERENCE, SIZES, TIMM, pictures, publ
 from safetensors.torch import save_file
 from torch import Tensor
 
-import harness
+from harness.backbone.sources import load_backbone
 from harness.backbone.transformers_names import to_official
 from harness.backbone.vit import Backbone, Read
 from harness.backbone.weights import load_strictly
 from harness.errors import HarnessError
+from harness.registry import ModelEntry, Registry
 
 State = dict[str, Tensor]
 TOLERANCE = 1e-5
 
 
-def entry(kind: str, checkpoint: Path, **changes: Any) -> str:
+def entry(kind: str, checkpoint: Path, name: str = "mine", **changes: Any) -> ModelEntry:
     arguments = {**ARGUMENTS, **changes.pop("arguments", {})}
-    facts = {"timm": TIMM[kind], "registers": 4, "checkpoint": str(checkpoint), **changes}
-    return json.dumps({"mine": {**facts, "arguments": arguments}})
+    facts = {"timm": TIMM[kind], "registers": 4, "checkpoint": checkpoint, **changes}
+    return ModelEntry.model_validate({"name": name, **facts, "arguments": arguments})
 
 
 def load(folder: Path, kind: str, state: State, **changes: Any) -> Backbone:
-    checkpoint, file = folder / "checkpoint.safetensors", folder / "mine.yaml"
+    checkpoint = folder / "checkpoint.safetensors"
     save_file({name: value.clone() for name, value in state.items()}, checkpoint)
-    file.write_text(entry(kind, checkpoint, **changes))
-    return harness.load_backbone("mine", [file], device="cpu")
+    return load_backbone(entry(kind, checkpoint, **changes), "cpu")
 
 
 def message(folder: Path, kind: str, state: State, **changes: Any) -> str:
@@ -220,16 +219,13 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("layout", ["transformers", "release"])
 def test_the_other_mlp_is_told_and_its_entry_named(tmp_path: Path, layout: str) -> None:
-    file = tmp_path / "both.yaml"
-    entries = {}
-    for kind in KINDS:
-        checkpoint = tmp_path / f"{kind}.safetensors"
-        save_file(LAYOUTS[layout](kind), checkpoint)
-        entries[kind] = json.loads(entry(kind, checkpoint))["mine"]
-    entries["wrong"] = {**entries["plain"], "checkpoint": entries["gated"]["checkpoint"]}
-    file.write_text(json.dumps(entries))
+    files = {kind: tmp_path / f"{kind}.safetensors" for kind in KINDS}
+    for kind, file in files.items():
+        save_file(LAYOUTS[layout](kind), file)
+    wrong = entry("plain", files["gated"], "wrong")
+    registry = Registry([wrong, *(entry(kind, file, kind) for kind, file in files.items())])
     with pytest.raises(HarnessError) as caught:
-        harness.load_backbone("wrong", [file], device="cpu")
+        load_backbone(wrong, "cpu", registry=registry)
     text = str(caught.value)
     assert (
         "it looks like 2 blocks, width 48, patch 16, 4 registers, a class token, gated MLP" in text
