@@ -173,7 +173,11 @@ def plan(*runs: Options) -> list[Cell]:
         sha256 = None
         if entry.checkpoint is not None and common.weights == "released":
             if not entry.checkpoint.is_file():
-                raise HarnessError(f"model {entry.name!r}: no checkpoint at {entry.checkpoint}")
+                found = "is a folder; name the .safetensors or the .index.json in it"
+                raise HarnessError(
+                    f"model {entry.name!r}: no checkpoint at {entry.checkpoint}"
+                    f"{f', which {found}' if entry.checkpoint.is_dir() else ''}"
+                )
             sha256 = checkpoint_files.sha256(entry.checkpoint)
         for name, dataset in datasets.items():
             for job in wanted:

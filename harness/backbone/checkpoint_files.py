@@ -36,6 +36,16 @@ def read(path: Path) -> object:
     return _read_file(path)
 
 
+def is_here(path: Path) -> bool:
+    """Whether the file is there, and where it is an index, all its shards."""
+    if not path.name.endswith(_INDEX):
+        return path.is_file()
+    try:
+        return bool(shards(path))
+    except HarnessError:
+        return False
+
+
 def sha256(path: Path) -> str:
     """sha256 of a checkpoint: of the file, or of an index and of all its shards."""
     if not path.name.endswith(_INDEX):

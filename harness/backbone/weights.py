@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.backbone import checkpoint_files, dinov3_names
+from harness.backbone import checkpoint_files, dinov3_names, transformers_config
 from harness.backbone.transformers_names import to_official
 from harness.errors import HarnessError
 
@@ -135,6 +135,7 @@ def load_strictly(module: nn.Module, path: Path, fitting: Callable[[], str]) -> 
         converted, problems = dinov3_names.to_timm(state, module)
     else:
         converted = to_timm(state, module)
+    problems += transformers_config.differences(path, module)
     own = module.state_dict()
     missing = sorted(own.keys() - converted.keys())
     surplus = sorted(converted.keys() - own.keys())

@@ -6,6 +6,7 @@ says how), for a plain and a gated MLP, on a square and a wide grid.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,43 @@ def test_a_model_without_registers_is_loaded_from_an_empty_tensor(tmp_path: Path
     state = published("plain") | {"embeddings.register_tokens": torch.zeros(1, 0, 48)}
     none = {"registers": 0, "arguments": {"num_reg_tokens": 0}}
     assert load(tmp_path, "plain", state, **none).architecture.layout.registers == 0
+
+
+CONFIG: dict[str, Any] = {
+    "model_type": "dinov3_vit",
+    "num_attention_heads": 3,
+    "rope_theta": 100.0,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "theirs", "ours"),
+    [
+        ("num_attention_heads", 6, "3"),
+        ("rope_theta", 10000.0, "100.0"),
+        ("layer_norm_eps", 1e-6, "1e-05"),
+        ("hidden_act", "silu", "gelu"),
+    ],
+)
+def test_a_config_beside_it_that_says_otherwise_is_an_error(
+    tmp_path: Path, key: str, theirs: object, ours: str
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG))
+    load(tmp_path, "plain", published("plain"))
+    config.write_text(json.dumps(CONFIG | {key: theirs}))
+    text = message(tmp_path, "plain", published("plain"))
+    assert f"config.json beside it: {key} is {theirs}, the entry's model has {ours}" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"model_type": "vit", "num_attention_heads": 9}', '{"architecture": "x"}']
+)
+def test_a_config_of_something_else_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    load(tmp_path, "plain", published("plain"))
 
 
 def test_the_names_of_the_release_are_left_alone() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.backbone import checkpoint_files
-from harness.backbone.sources import load_backbone
+from harness.backbone.sources import load_backbone, locate_weights
 from harness.errors import HarnessError
 from harness.registry import ModelEntry
 
@@ -89,7 +89,9 @@ def test_shards_that_are_links_are_read(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     index = write(tmp_path, published("plain"))
+    assert locate_weights(entry(index)).cached == index
     shard(index, 1).unlink()
+    assert locate_weights(entry(index)).cached is None
     text = message(index)
     assert "1 of its 3 shards are not beside it: model-00002-of-00003.safetensors" in text
 
