@@ -1,0 +1,41 @@
+"""What can be typed after ``harness results``. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+ABOUT = "look folders of results over, bring them together, or print the record's schema"
+EXAMPLE = "harness results check results"
+
+
+def add_results(command: argparse.ArgumentParser) -> None:
+    """The actions of the command."""
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(
+            name, help=about, description=about, epilog=f"example: {example}", allow_abbrev=False
+        )
+        # Suppressed: `harness results --json check` holds too.
+        action.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print JSON for a program",
+        )
+        return action
+
+    check = add(
+        "check",
+        "whether every record is whole, in its place, and says what its table says",
+        "harness results check results",
+    )
+    check.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="default: results")
+
+
+def results(options: argparse.Namespace) -> int:
+    """Do what was typed; the exit status."""
+    from harness.results.command import run
+
+    return 0 if run(options) else 2

@@ -1,0 +1,43 @@
+"""``harness results``: look records over and print what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.markup import escape
+
+from harness.console import plain_table, standard_output
+from harness.printable import json_text
+from harness.results.check import Report, check
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Do what was typed and print it. False where something is wrong and was left."""
+    return _check(options)
+
+
+def _check(options: argparse.Namespace) -> bool:
+    report = check(options.folders or [Path("results")])
+    if options.json:
+        problems = [
+            {"path": str(each.path), "what": each.what, "advice": each.advice}
+            for each in report.problems
+        ]
+        facts = {"folders": list(map(str, report.folders)), "records": report.records}
+        print(json_text({**facts, "problems": problems}))
+    else:
+        _show(report)
+    return not report.problems
+
+
+def _show(report: Report) -> None:
+    console = standard_output()
+    if report.problems:
+        table = plain_table("path", "what is wrong", "what to do")
+        for each in report.problems:
+            table.add_row(*map(escape, (str(each.path), each.what, each.advice)))
+        console.print(table)
+    wrong = f"{len(report.problems)} problems" if report.problems else "nothing is wrong"
+    where = ", ".join(map(str, report.folders))
+    console.print(f"{report.records:,} records in {where}: {wrong}", markup=False, soft_wrap=True)
