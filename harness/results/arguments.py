@@ -32,6 +32,11 @@ def add_results(command: argparse.ArgumentParser) -> None:
         "harness results check results",
     )
     check.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="default: results")
+    add(
+        "schema",
+        "print the JSON Schema of a record (docs/record.schema.json)",
+        "harness results schema > record.schema.json",
+    )
 
 
 def results(options: argparse.Namespace) -> int:

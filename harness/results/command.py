@@ -10,10 +10,14 @@ from rich.markup import escape
 from harness.console import plain_table, standard_output
 from harness.printable import json_text
 from harness.results.check import Report, check
+from harness.results.json_schema import json_schema
 
 
 def run(options: argparse.Namespace) -> bool:
     """Do what was typed and print it. False where something is wrong and was left."""
+    if options.action == "schema":
+        print(json_text(json_schema()))
+        return True
     return _check(options)
 
 
