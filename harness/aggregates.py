@@ -162,9 +162,9 @@ def find(name: str) -> Parts:
 
 
 def misfit(name: str, columns: Sequence[Column]) -> str | None:
-    """Why the aggregate cannot be made of such columns; None where it can. Raises ``HarnessError``
-    for an aggregate that this harness does not know."""
-    find(name)
+    """Why the aggregate cannot be made of such columns; None where it can."""
+    if name not in AGGREGATES:
+        return f"no aggregate {name!r} (upgrade?)"
     if any(column.dtype.kind not in "biuf" for column in columns):
         return "not numbers"
     if name == "mean":

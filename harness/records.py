@@ -177,7 +177,8 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DamagedResult(f"{path}: damaged, not a record: {where}: {first['msg']}") from None
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise DamagedResult(f"{path}: damaged, not a record: {what}") from None
 
 
 def read_columns(
@@ -205,26 +206,31 @@ def read_columns(
         raise DamagedResult(f"{table_path}: damaged: not the rows and columns that {path.name} has")
     try:
         found = {name: _to_numpy(table.column(name)) for name in table.column_names}
-        _check_columns(found, record.metrics)
+        _check_columns(found, record.metrics, columns)
     except ValueError as error:
         raise DamagedResult(f"{table_path}: damaged: {error}") from None
     return found
 
 
-def _check_columns(columns: Mapping[str, NDArray[Any]], metrics: Mapping[str, Metric]) -> None:
-    """Raises ``ValueError`` for columns that no harness writes, and that tables cannot count on."""
+def _check_columns(
+    found: Mapping[str, NDArray[Any]], metrics: Mapping[str, Metric], columns: Collection[str]
+) -> None:
+    """Raises ``ValueError`` for a table that no harness writes, and that nothing can be counted on.
+    ``found`` are those of its ``columns`` that were read."""
     from harness.aggregates import misfit
 
-    ids = columns.get("image_id")
+    ids = found.get("image_id")
     if ids is not None and len(ids) and (ids.ndim, ids.dtype.kind) != (1, "U"):
         raise ValueError("image_id is no text")
-    for metric in metrics.values():
-        names = [] if metric.column is None else [metric.column, *metric.others]
-        own = [columns[name] for name in names if name in columns]
-        if not own or len(own) < len(names):
+    for name, metric in metrics.items():
+        own = [] if metric.column is None else [metric.column, *metric.others]
+        if missing := [each for each in own if each not in columns]:
+            raise ValueError(f"{name} is made of {', '.join(missing)}, which it does not have")
+        arrays = [found[each] for each in own if each in found]
+        if not own or len(arrays) < len(own):
             continue
-        if (problem := misfit(metric.aggregate, own)) is not None:
-            raise ValueError(f"{', '.join(names)}: {problem}")
+        if (problem := misfit(metric.aggregate, arrays)) is not None:
+            raise ValueError(f"{', '.join(own)}: {problem}")
 
 
 def read_head(path: Path, record: Record) -> bytes | None:

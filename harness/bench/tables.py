@@ -90,7 +90,7 @@ def _write(out: Path, models: Path) -> int:
 
 
 def _record(task: str, entry: ModelEntry, dataset: str, fingerprint: str) -> schema.Record:
-    settings = {"name": task, "version": "1.0"}
+    settings: dict[str, Any] = {"name": task, "version": "1.0"}
     text = json.dumps(settings, sort_keys=True)
     return schema.Record(
         task=task,

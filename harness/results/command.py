@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from harness.console import plain_table, standard_output
+from harness.console import standard_output
 from harness.printable import json_text
 from harness.results.check import Report, check
 from harness.results.json_schema import json_schema
@@ -37,11 +37,12 @@ def _check(options: argparse.Namespace) -> bool:
 
 def _show(report: Report) -> None:
     console = standard_output()
-    if report.problems:
-        table = plain_table("path", "what is wrong", "what to do")
-        for each in report.problems:
-            table.add_row(*map(escape, (str(each.path), each.what, each.advice)))
-        console.print(table)
-    wrong = f"{len(report.problems)} problems" if report.problems else "nothing is wrong"
+    for each in report.problems:  # on lines of their own: a path that is folded cannot be copied
+        console.print(
+            f"[red]wrong[/] {escape(str(each.path))}: {escape(each.what)}", soft_wrap=True
+        )
+        console.print(f"    mend it: {escape(each.advice)}", soft_wrap=True)
+    count = len(report.problems)
+    wrong = f"{count:,} problem{'s' * (count != 1)}" if count else "nothing is wrong"
     where = ", ".join(map(str, report.folders))
     console.print(f"{report.records:,} records in {where}: {wrong}", markup=False, soft_wrap=True)

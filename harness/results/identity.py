@@ -25,6 +25,8 @@ def place_of(path: Path, record: Record) -> Path:
 def contradictions(record: Record) -> Iterator[str]:
     """What two fields of a record say that cannot both be true."""
     protocol, model, data = record.protocol, record.model, record.dataset
+    if not record.metrics:
+        yield "it has no score"
     settings = json.dumps(protocol.settings, sort_keys=True)
     if protocol.hash != hashlib.sha256(settings.encode()).hexdigest():
         yield "protocol.hash is not that of protocol.settings"

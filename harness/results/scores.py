@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from harness import aggregates
 from harness.aggregates import Column, Weights
-from harness.errors import HarnessError
 from harness.schema import Metric, Record
 from harness.stats import Score, bootstrap_together
 
@@ -84,19 +83,12 @@ def wrong_scores(
     for name, metric in record.metrics.items():
         if metric.column is None:
             continue
-        if missing := [each for each in (metric.column, *metric.others) if each not in table]:
-            yield f"{name} is made of {', '.join(missing)}, which its table does not have"
-            continue
-        try:
-            columns = [table[each] for each in (metric.column, *metric.others)]
-            together = columns if numbers is None else [*columns, numbers]
-            together = aggregates.complete(together)
-            columns = together[: len(columns)]
-            scenes = None if numbers is None else together[-1]
-            value = _value(metric, columns)
-        except HarnessError as error:
-            yield f"{name}: {error}"
-            continue
+        columns = [table[each] for each in (metric.column, *metric.others)]
+        together = columns if numbers is None else [*columns, numbers]
+        together = aggregates.complete(together)
+        columns = together[: len(columns)]
+        scenes = None if numbers is None else together[-1]
+        value = _value(metric, columns)
         if not _close(value, metric.value):
             yield f"{name} is {metric.value:.6g}, but its pictures give {value:.6g}"
             continue

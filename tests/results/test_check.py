@@ -162,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an interval": (an_interval, "lost.json", "the interval of corloc is 20.5 to"),
     "a picture without a value": (no_value, "lost.json", "but its pictures give"),
     "an infinite value": (an_infinite_value, "lost.json", "but its pictures give inf"),
-    "a column": (no_column, "lost.json", "hit, which its table does not have"),
+    "a column": (no_column, "lost.parquet", "made of hit, which it does not have"),
     "a row twice": (a_row_twice, "lost.parquet", "not one row for each picture"),
     "other pictures": (other_pictures, "lost.parquet", "one is of another data set"),
     "too many rows": (too_many_rows, "lost.json", "50 pictures of the 49 that there are"),
@@ -288,7 +288,7 @@ def test_the_command_prints_a_table_or_json_and_its_status_says_whether_all_is_w
     a_value(lost(out))
     assert main(["results", "check", str(out)]) == 2
     shown = capsys.readouterr().out
-    assert "what to do" in shown and "corloc is 31" in shown
+    assert f"{lost(out)}: corloc is 31" in shown and "mend it: " in shown and "1 problem\n" in shown
     for command in (
         ["results", "check", str(out), "--json"],
         ["results", "--json", "check", str(out)],
