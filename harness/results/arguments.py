@@ -32,6 +32,22 @@ def add_results(command: argparse.ArgumentParser) -> None:
         "harness results check results",
     )
     check.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="default: results")
+    merge = add(
+        "merge",
+        "copy the records of several folders, with what lies beside them, into one",
+        "harness results merge gpu1/results gpu2/results --into results",
+    )
+    merge.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
+    merge.add_argument(
+        "--into", type=Path, required=True, metavar="FOLDER", help="made where it is missing"
+    )
+    merge.add_argument(
+        "--prefer",
+        choices=("first", "last"),
+        help="which of results that differ is kept; what is in FOLDER comes before all sources "
+        "(default: nothing is copied)",
+    )
+    merge.add_argument("--dry-run", action="store_true", help="print what would be done and stop")
     add(
         "schema",
         "print the JSON Schema of a record (docs/record.schema.json)",

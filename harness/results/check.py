@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import records
 from harness.errors import HarnessError
 from harness.records import DamagedResult, head_path
-from harness.results.identity import Pictures, contradictions, place_of
+from harness.results.identity import Pictures, below, contradictions, place_of
 from harness.results.layout import Problem, survey
 from harness.results.scores import Intervals, wrong_scores
 from harness.schema import Record
@@ -38,7 +38,8 @@ def check(folders: Sequence[Path]) -> Report:
     Raises ``HarnessError`` where one is no folder, or where there is no record in any.
     """
     layouts = [survey(folder) for folder in folders]
-    found = _Check(frozenset(folders), [each for one in layouts for each in one.problems])
+    known = [each for one in layouts for each in (*one.problems, *one.litter)]
+    found = _Check(frozenset(folders), known)
     every = (path for layout in layouts for path in layout.records)
     paths = list({os.path.realpath(path): path for path in every}.values())
     if not paths and not found.problems:
@@ -85,7 +86,7 @@ class _Check:
             self.commands[path] = shlex.join([*command, *overwrite])
         place = place_of(path, record)
         if path != place:
-            self._tell(path, f"of another place: it says that it is {_below(place)}", "move it")
+            self._tell(path, f"of another place: it says that it is {below(place)}", "move it")
         if record.head is None and head_path(path).exists():
             self._tell(head_path(path), "a head that its record does not name", "remove it")
         for what in contradictions(record):
@@ -135,10 +136,6 @@ class _Check:
 
 def _numbers(record: Record) -> tuple[object, object]:
     return record.per_picture, record.metrics
-
-
-def _below(place: Path) -> str:
-    return "/".join(place.parts[-4:])
 
 
 def _told(path: Path, error: HarnessError) -> Problem:

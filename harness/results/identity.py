@@ -22,6 +22,11 @@ def place_of(path: Path, record: Record) -> Path:
     return record_path(path.parents[3], *names, record.variant)
 
 
+def below(place: Path) -> str:
+    """A record's place without the folder of results."""
+    return "/".join(place.parts[-4:])
+
+
 def contradictions(record: Record) -> Iterator[str]:
     """What two fields of a record say that cannot both be true."""
     protocol, model, data = record.protocol, record.model, record.dataset

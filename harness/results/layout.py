@@ -14,7 +14,6 @@ from pathlib import Path
 
 from harness import records
 from harness.atomic import writer
-from harness.records import head_path
 
 CELL_DEPTH = 4
 """``<dataset>/<task>/<model>/<protocol>.json`` below the folder of results."""
@@ -35,11 +34,13 @@ class Problem:
 
 @dataclass
 class Layout:
-    """The records below ``root``, in the order of their paths, and what is wrong with the rest."""
+    """The records below ``root``, in the order of their paths; ``problems`` with what may be or
+    hide a record; and ``litter``, which belongs to none."""
 
     root: Path
     records: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    litter: list[Problem] = field(default_factory=list)
 
 
 def survey(root: Path) -> Layout:
@@ -54,16 +55,6 @@ def survey(root: Path) -> Layout:
         _sort_out(found, folder, names)
     found.records.sort()
     return found
-
-
-def side_files(record: Path) -> list[Path]:
-    """The files that lie beside a record and are its own, as they are: the per-picture table, the
-    head, and the pictures in their folder."""
-    beside = [record.with_suffix(".parquet"), head_path(record)]
-    folder = record.with_suffix(_PICTURES)
-    if folder.is_dir():
-        beside += sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in beside if path.is_file()]
 
 
 def _folders(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, dict[str, bool]]]:
@@ -108,12 +99,12 @@ def _sort_out(found: Layout, folder: Path, names: dict[str, bool]) -> None:
         if name.startswith("."):
             pid = writer(name)
             if pid is not None and not _alive(pid):
-                found.problems.append(
+                found.litter.append(
                     Problem(path, "left by a run that was killed", "the next run clears it away")
                 )
         elif is_folder:
             if name.endswith(_PICTURES) and not _named(names, name, _PICTURES):
-                found.problems.append(_orphan(path, "pictures"))
+                found.litter.append(_orphan(path, "pictures"))
             elif name.endswith(".json"):
                 found.problems.append(Problem(path, "a folder, not a record", "remove it"))
         elif name.endswith(".json"):
@@ -130,7 +121,7 @@ def _sort_out(found: Layout, folder: Path, names: dict[str, bool]) -> None:
         elif depth >= CELL_DEPTH:
             for suffix, what in _BESIDE.items():
                 if name.endswith(suffix) and not _named(names, name, suffix):
-                    found.problems.append(_orphan(path, what))
+                    found.litter.append(_orphan(path, what))
 
 
 def _named(names: dict[str, bool], name: str, suffix: str) -> bool:
