@@ -381,6 +381,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "describe": _describe,
     "compare": _tables,
     "leaderboard": _tables,
+    "report": _tables,
     "bench": _bench,
 }
 
