@@ -18,7 +18,6 @@
   const told = () => {
     theme.textContent = dark() ? "Light" : "Dark";
     theme.setAttribute("aria-label", dark() ? "Light colours" : "Dark colours");
-    theme.removeAttribute("aria-pressed");
   };
   if (["light", "dark"].includes(kept())) document.documentElement.dataset.theme = kept();
   theme.hidden = false;
