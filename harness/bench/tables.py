@@ -18,8 +18,8 @@ _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 
 def tables() -> dict[str, Any]:
-    """Seconds of ``harness leaderboard`` and ``harness compare --pairs`` (20 pairs on 50 cells:
-    hits and a distance), reading included."""
+    """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells:
+    hits and a distance) and ``harness report``, reading included, and the report's size."""
     from harness.cli import main
 
     with tempfile.TemporaryDirectory() as name:
@@ -27,14 +27,22 @@ def tables() -> dict[str, Any]:
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
         count = _write(folder / "results", models)
-        asked = ["--results", str(folder / "results"), "--models", str(models), "--format", "json"]
+        page = folder / "report.html"
+        common = ["--results", str(folder / "results"), "--models", str(models), "--json"]
+        commands = ["leaderboard"], ["compare", "--pairs"], ["report", "--out", str(page)]
         seconds = {}
-        for command in (["leaderboard"], ["compare", "--pairs"]):
+        for command in commands:
             began = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
-                main([*command, *asked])
+                main([*command, *common])
             seconds[command[0]] = round(time.perf_counter() - began, 2)
-    return {"records": count, "pictures": _PICTURES, **{f"{k}_s": v for k, v in seconds.items()}}
+        size = page.stat().st_size
+    return {
+        "records": count,
+        "pictures": _PICTURES,
+        **{f"{k}_s": v for k, v in seconds.items()},
+        "report_mib": round(size / 2**20, 1),
+    }
 
 
 def _entry(number: int) -> str:

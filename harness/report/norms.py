@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.look.anatomy_records import Anatomy, anatomy_of
 from harness.report.outliers import FOOT, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from harness.report.scales import Scale, logarithmic
-from harness.tables.rows import Result
+from harness.tables.rows import FLOORS, Result, protocol_words
 
 MOST = 24
 """Plots on a page."""
@@ -34,8 +34,7 @@ class Curve:
 @dataclass(frozen=True)
 class Plot:
     dataset: str
-    words: str
-    task: str
+    words: list[str]
     across: Scale
     down: Scale
     curves: list[Curve]
@@ -51,12 +50,12 @@ def plots(
     places: Mapping[Path, int],
     tell: Callable[[str], None],
 ) -> tuple[list[Plot], int]:
-    """A plot for each of ``couples`` (baseline, model) and each model without one, by data set and
-    protocol, and how many more there would be. A record that is not as anatomy writes it is told.
-    """
+    """A plot for each of ``couples`` (baseline, model) and each other model but floors, by data set
+    and protocol, and how many more there would be. A record that is not as anatomy writes it is
+    told."""
     alike: dict[tuple[str, str, bytes], dict[str, tuple[Result, Anatomy]]] = {}
     for each in results:
-        if each.record.task != "anatomy":
+        if each.record.task != "anatomy" or each.model in FLOORS:
             continue
         try:
             anatomy = anatomy_of(each.path, each.record)
@@ -107,8 +106,8 @@ def _plot(those: Sequence[tuple[Result, Anatomy]], places: Mapping[Path, int]) -
                 places[result.path],
             )
         )
-    first = those[0][1]
-    return Plot(first.dataset, first.protocol, "anatomy", across, down, curves)
+    record = those[0][0].record
+    return Plot(record.dataset.name, protocol_words(record), across, down, curves)
 
 
 def _stairs(across: Scale, down: Scale, edges: Sequence[float], shares: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.report.scales import Scale, linear
@@ -22,13 +22,16 @@ TASKS = {"lost": "CorLoc", "tokencut": "CorLoc", "knn": "accuracy", "linear": "a
 MOST = 24
 """Plots on a page."""
 METRIC = "outlier_fraction"
+_NAMED = 10
+_LINE = 11.0  # of text
 WIDTH, HEIGHT = 320.0, 240.0
 LEFT, RIGHT, TOP, FOOT = 44.0, 12.0, 12.0, 40.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a plot; ``elsewhere`` names the data set of its outliers where it is another."""
+    """A model in a plot, its name written at the height ``label`` (None where there are many);
+    ``elsewhere`` names the data set of its outliers where it is another."""
 
     model: str
     registers: int
@@ -40,6 +43,7 @@ class Point:
     told: str
     record: int
     elsewhere: str | None
+    label: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,22 @@ def _plot(
         heading(metric, first.unit, first.higher_is_better),
         across,
         down,
-        points,
+        _labelled(points),
         lines,
         missing,
     )
+
+
+def _labelled(points: list[Point]) -> list[Point]:
+    """With heights for their names, none of which lies on another."""
+    if len(points) > _NAMED:
+        return points
+    below = -_LINE
+    found = []
+    for each in sorted(points, key=lambda point: (point.y, point.model)):
+        below = max(each.y, below + _LINE)
+        found.append(replace(each, label=round(below, 1)))
+    return found
 
 
 def _rank(share: Result, of: Result) -> tuple[bool, int, str]:

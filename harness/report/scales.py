@@ -56,8 +56,8 @@ def linear(
         return None
     low, high = min(found), max(found)
     if high - low <= 1e-9 * max(abs(low), abs(high)) or high == low:
-        room = abs(high) / 20 or 1.0
-        low, high = low - room, high + room
+        room = abs(high) / 20
+        low, high = (low - room, high + room) if room else (0.0, 1.0)
     round_ones = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     places = tuple(float(f"{each:.12g}") for each in round_ones)
     step = places[1] - places[0]
@@ -67,14 +67,20 @@ def linear(
 
 
 def logarithmic(low: float, high: float, start: float, end: float, ticks: int = 4) -> Scale | None:
-    """An axis of powers from ``low`` to ``high``, both above 0; ticks at powers of ten, or at 1, 2
-    and 5 times them where these are few. None where that cannot be."""
+    """An axis of powers from ``low`` to ``high``, both above 0; ticks at powers of ten, at 1, 2 and
+    5 times them where these are few, or else as on a plain axis. None where that cannot be."""
+    from matplotlib.ticker import MaxNLocator
+
     if not 0 < low < high or high > _LARGEST or low < 1 / _LARGEST:
         return None
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1,), (1, 2, 5)):
-        inside = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
-        if len(inside) >= 2:
+        places = [multiple * 10.0**decade for decade in decades for multiple in multiples]
+        inside = [each for each in places if low <= each <= high]
+        if len(inside) > 2:
             break
-    every = max(1, math.ceil(len(inside) / ticks))
+    else:
+        plain = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        inside = [float(f"{each:.12g}") for each in plain if low <= each <= high]
+    every = max(1, math.ceil(len(inside) / (ticks + 1)))
     return Scale(low, high, start, end, tuple(inside[::every]), log=True)
