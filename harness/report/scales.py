@@ -54,7 +54,7 @@ def linear(
     found = [*values, *([0.0] if zero else [])]
     if not found or max(map(abs, found)) > _LARGEST:
         return None
-    low, high = min(found), max(found)
+    low, high = (each if abs(each) > 1 / _LARGEST else 0.0 for each in (min(found), max(found)))
     if high - low <= 1e-9 * max(abs(low), abs(high)) or high == low:
         room = abs(high) / 20
         low, high = (low - room, high + room) if room else (0.0, 1.0)
