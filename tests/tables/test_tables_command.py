@@ -197,8 +197,7 @@ def test_a_damaged_result_is_told_in_a_line_and_left_out(
 def test_a_record_without_a_metric_is_told_and_left_out(
     command: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in (tmp_path / "one/voc07/lost/vits/lost.json", out / "voc07/lost/vits/lost.json"):
-        made(tmp_path / "one", "vits", hits(0.3))
+    for path in (made(tmp_path / "one", "vits", hits(0.3)), out / "voc07/lost/vits/lost.json"):
         record = json.loads(path.read_text())
         path.write_text(json.dumps({**record, "metrics": {}}))
     common = "--out", tmp_path / "page"
