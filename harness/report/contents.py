@@ -64,7 +64,7 @@ def contents(
 ) -> Contents:
     """Links to records and pictures start from the folder ``start``. Raises ``HarnessError`` where
     no result may stand in a table."""
-    found = boards(results, registry, everything)
+    found = boards(results, registry, everything, tell=tell)
     shown = [each.result for board in found for each in board.standings]
     places = {each.path: number for number, each in enumerate(shown, 1)}
     rows = _compared(found, tell)
