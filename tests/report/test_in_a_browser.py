@@ -164,6 +164,37 @@ def test_the_theme_is_the_systems_until_the_button_chooses(page: Browser) -> Non
     assert page.run(ground) == dark
 
 
+def luminance(colour: str) -> float:
+    """Of ``rgb(r, g, b)``, relative (WCAG 2)."""
+    shares = [int(each) / 255 for each in colour.partition("(")[2].rstrip(")").split(",")]
+    red, green, blue = (
+        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_is_dark_on_light_or_light_on_dark_enough(dark: bool, page: Browser) -> None:
+    page.window(1280, dark=dark)
+    ground = luminance(page.run("getComputedStyle(document.body).backgroundColor"))
+    assert (ground < 0.1) is dark
+    for what in ("h1", "caption", "td", ".interval", "a.record", ".note", "thead button"):
+        found = page.run(f"getComputedStyle(document.querySelector({what!r})).color")
+        light, deep = sorted((luminance(found), ground), reverse=True)
+        assert (light + 0.05) / (deep + 0.05) > 4.5, what
+
+
+def test_paper_is_white_whatever_the_screen_was(page: Browser) -> None:
+    page.window(1280)
+    click(page, "#theme")
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    page.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    ground = page.run("getComputedStyle(document.body).backgroundColor")
+    hidden = page.run("getComputedStyle(document.querySelector('#filters')).display")
+    page.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert (ground, hidden) == ("rgb(255, 255, 255)", "none")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_as_wide_as_the_window_and_tables_scroll_inside(
     width: int, page: Browser
