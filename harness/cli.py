@@ -383,6 +383,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _tables,
     "leaderboard": _tables,
     "results": _results,
+    "report": _tables,
     "bench": _bench,
 }
 
