@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
 from harness.tables.arguments import add_tables
 
@@ -275,6 +276,7 @@ def parser() -> argparse.ArgumentParser:
     _add_suite_files(describe)
     for table in add_tables(add):
         _add_model_files(table)
+    add_gate(add)
     bench = add_bench(add)
     _add_machine(bench)
     _add_files(bench)

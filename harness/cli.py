@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.gate import regress
 from harness.typed import names as _names
 from harness.typed import settings as _settings
 
@@ -381,6 +382,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "describe": _describe,
     "compare": _tables,
     "leaderboard": _tables,
+    "regress": regress,
     "bench": _bench,
 }
 

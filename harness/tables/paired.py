@@ -25,7 +25,8 @@ NOTHING_SHARED = "no picture or class has a value of both"
 @dataclass(frozen=True)
 class Paired:
     """A metric's columns of the same pictures, row for row, from two results: ``first`` and
-    ``second``, each ``[n]`` or ``[n, k]``. ``ids [n]``; ``scenes [n]`` numbers what they are of."""
+    ``second``, each ``[n]`` or ``[n, k]``. ``ids [n]``; ``scenes [n]`` numbers what they are of.
+    ``lost`` is how many further pictures have a value of the first and none of the second."""
 
     name: str
     metric: Metric
@@ -33,8 +34,9 @@ class Paired:
     first: list[Column]
     second: list[Column]
     scenes: Column | None
+    lost: int = 0
 
-    @property
+    @cached_property
     def same(self) -> bool:
         """Whether no picture's value moved."""
         return all(map(np.array_equal, self.first, self.second))
@@ -95,15 +97,20 @@ def paired(
                 ours[place] = np.tile(one, (1, width // one.shape[1]))
                 theirs[place] = np.tile(other, (1, width // other.shape[1]))
         *kept, places = complete([*ours, *theirs, np.arange(len(ids))])
-        if len(places):
-            yield Paired(
-                name,
-                metric,
-                ids[places],
-                kept[: len(names)],
-                kept[len(names) :],
-                None if numbers is None else numbers[rows][places],
-            )
+        if not len(places):
+            continue
+        lost = 0
+        if len(places) < len(first["image_id"]):
+            lost = len(complete([first[each] for each in names])[0]) - len(places)
+        yield Paired(
+            name,
+            metric,
+            ids[places],
+            kept[: len(names)],
+            kept[len(names) :],
+            None if numbers is None else numbers[rows][places],
+            lost,
+        )
 
 
 def common(first: Column, second: Column) -> tuple[Column, NDArray[np.intp], NDArray[np.intp]]:
