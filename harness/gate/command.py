@@ -13,13 +13,16 @@ from harness.console import FILE_WIDTH, standard_output
 from harness.errors import HarnessError
 from harness.gate.facts import as_json
 from harness.gate.gate_file import Gate
+from harness.gate.github import as_markdown
 from harness.gate.judge import Report, judge
+from harness.gate.junit import as_xml
 from harness.gate.sheets import sheets
 from harness.tables import sheet
 from harness.tables.rows import Chosen
 from harness.typed import names
 
 PASSED, FAILED = 0, 1
+_WRITERS = {"github": as_markdown, "junit": as_xml, "json": as_json}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,8 +67,9 @@ def _show(console: Console, report: Report) -> None:
 
 
 def _text(format_: str, report: Report) -> str:
-    if format_ == "json":
-        return as_json(report)
+    if format_ in _WRITERS:
+        # A path need not be text; what would be no UTF-8 is written as an escape.
+        return _WRITERS[format_](report).encode("utf-8", "backslashreplace").decode()
     text = io.StringIO()
     _show(Console(file=text, highlight=False, width=FILE_WIDTH), report)
     return text.getvalue()

@@ -16,25 +16,36 @@ NUMBERS = ["baseline", "candidate", "difference", "95 % interval", "tolerance", 
 
 def sheets(report: Report) -> list[Sheet]:
     """What fails, what warns, what moved besides, and speed; unchanged cells are counted."""
-    failing = report.failing
-    warned = [cell for cell in report.cells if cell.action == "warn"]
-    rest = [
-        cell
-        for cell in report.cells
-        if cell.action in {"pass", "ignore"} and cell.state != "unchanged"
-    ]
-    found = [
-        table(title, cells)
-        for title, cells in (
-            ("fails the gate", failing),
-            ("warnings", warned),
-            ("moved, or told only", rest),
-        )
-        if cells
-    ]
+    found = [table(title, cells) for title, cells in groups(report) if cells]
     if report.paces:
         found.append(speeds(report.paces, report.gate.speed or 0.0))
     return found
+
+
+def groups(report: Report) -> list[tuple[str, list[Cell]]]:
+    """Cells as they are told: the graver first, each once, unchanged ones not at all."""
+    told = [cell for cell in report.cells if cell.action in {"pass", "ignore"}]
+    return [
+        ("regressed", [cell for cell in report.failing if cell.state == "regressed"]),
+        ("fails besides", [cell for cell in report.failing if cell.state != "regressed"]),
+        ("warnings", [cell for cell in report.cells if cell.action == "warn"]),
+        ("moved, or only told", [cell for cell in told if not _as_ever(cell)]),
+    ]
+
+
+def unchanged(report: Report) -> Sheet:
+    """A line for each result of which no picture's value moved."""
+    metrics: dict[tuple[str, str, str], list[str]] = {}
+    for cell in report.cells:
+        if _as_ever(cell):
+            place = cell.dataset, f"{cell.task}, {cell.protocol}", cell.model
+            metrics.setdefault(place, []).append(cell.metric.replace("_", " "))
+    lines = [[*place, ", ".join(names)] for place, names in metrics.items()]
+    return Sheet("unchanged", ["data set", "task, protocol", "model", "metrics"], lines)
+
+
+def _as_ever(cell: Cell) -> bool:
+    return cell.state == "unchanged" and cell.action == "pass"
 
 
 def table(title: str, cells: Sequence[Cell]) -> Sheet:

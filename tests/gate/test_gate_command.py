@@ -24,7 +24,7 @@ def test_the_exit_status_is_the_verdict(
     folders.both(*moved(40, 0), dataset="coco20k")
     assert folders.typed() == 1
     shown = capsys.readouterr().out
-    assert "fails the gate" in shown and "regressed" in shown and "coco20k" in shown
+    assert shown.startswith("regressed\n") and "coco20k" in shown
     assert shown.splitlines()[-1] == "failed: 2 cells: 1 regressed, 1 unchanged"
     assert folders.typed("--dataset", "voc07") == 0
 
