@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
 from harness.results import arguments as results_arguments
 from harness.tables.arguments import add_tables
@@ -279,6 +280,7 @@ def parser() -> argparse.ArgumentParser:
     results_arguments.add_results(
         add("results", results_arguments.ABOUT, results_arguments.EXAMPLE)
     )
+    add_gate(add)
     bench = add_bench(add)
     _add_machine(bench)
     _add_files(bench)

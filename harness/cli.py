@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.gate import regress
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
 from harness.typed import names as _names
@@ -384,6 +385,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "leaderboard": _tables,
     "results": _results,
     "report": _tables,
+    "regress": regress,
     "bench": _bench,
 }
 
