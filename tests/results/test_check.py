@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -225,6 +226,16 @@ def test_a_score_that_is_no_mean_is_made_again_from_its_counts(out: Path) -> Non
     with_table(path, fewer)
     ((_, what),) = told(check([out]), out)
     assert what == "miou is 32.8601, but its pictures give 13.8427"
+
+
+def test_the_scores_of_a_record_are_one_problem(out: Path) -> None:
+    def more(facts: dict[str, Any]) -> None:
+        wrong = {**facts["metrics"]["corloc"], "value": 99.0, "high": 99.0}
+        facts["metrics"] |= {f"corloc_{place}": wrong for place in range(5)}
+
+    changed(lost(out), more)
+    ((_, what),) = told(check([out]), out)
+    assert what.count("is 99, but its pictures give") == 3 and what.endswith("; and 2 more")
 
 
 def test_a_record_where_no_table_looks_is_found_and_a_folder_in_the_folder_is_checked(
