@@ -16,6 +16,7 @@ from made_records import hits, made
 from resealed import changed, sealed, with_table
 
 from harness.cli import main
+from harness.results import check as results_check
 from harness.results.check import Report, check
 from harness.schema import pictures_folder
 
@@ -184,7 +185,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_each_damage_is_the_only_problem_and_told_with_what_to_do(out: Path, damage: str) -> None:
+def test_each_damage_is_the_only_problem_and_told_with_what_to_do(
+    out: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_check, "_BETWEEN_RENAMES", 0.0)
     do, name, words = DAMAGE[damage]
     do(lost(out))
     (problem,) = check([out]).problems
