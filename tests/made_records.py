@@ -19,6 +19,7 @@ from harness.records import Record
 AGGREGATE = {
     "corloc": ("mean", "hit", (), "%", True, 100.0),
     "rmse": ("mean", "rmse", (), "m", False, 1.0),
+    "outlier_fraction": ("mean", "outlier_share", (), "%", False, 100.0),
     "miou": (
         *("mean_intersection_over_union", "intersection", ("predicted", "labelled")),
         *("%", True, 100.0),

@@ -22,7 +22,8 @@ _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 def tables() -> dict[str, Any]:
     """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells: hits
-    and a distance) and ``harness results check``, reading included."""
+    and a distance), ``harness results check`` and ``harness report``, reading included, and the
+    report's size."""
     from harness.cli import main
 
     with tempfile.TemporaryDirectory() as place:
@@ -30,11 +31,13 @@ def tables() -> dict[str, Any]:
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
         count = _write(folder / "results", models)
-        asked = ["--results", str(folder / "results"), "--models", str(models), "--format", "json"]
+        page = folder / "report.html"
+        asked = ["--results", str(folder / "results"), "--models", str(models), "--json"]
         commands = {
             "leaderboard": ["leaderboard", *asked],
             "compare": ["compare", "--pairs", *asked],
             "check": ["results", "check", str(folder / "results"), "--json"],
+            "report": ["report", "--out", str(page), *asked],
         }
         seconds = {}
         for name, command in commands.items():
@@ -42,7 +45,13 @@ def tables() -> dict[str, Any]:
             with contextlib.redirect_stdout(io.StringIO()):
                 main(command)
             seconds[name] = round(time.perf_counter() - began, 2)
-    return {"records": count, "pictures": _PICTURES, **{f"{k}_s": v for k, v in seconds.items()}}
+        size = page.stat().st_size
+    return {
+        "records": count,
+        "pictures": _PICTURES,
+        **{f"{k}_s": v for k, v in seconds.items()},
+        "report_mib": round(size / 2**20, 1),
+    }
 
 
 def _entry(number: int) -> str:

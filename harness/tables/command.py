@@ -1,4 +1,4 @@
-"""``harness compare`` and ``harness leaderboard``: read records, print or write tables."""
+"""``harness compare``, ``leaderboard`` and ``report``: read records, print or write tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Names = Callable[[str, Sequence[str]], list[str]]
 
 def run(options: argparse.Namespace, names: Names) -> None:
     """Do what was typed; ``names`` reads comma lists."""
-    {"compare": _compare, "leaderboard": _leaderboard}[options.command](options, names)
+    commands = {"compare": _compare, "leaderboard": _leaderboard, "report": _report}
+    commands[options.command](options, names)
 
 
 def _compare(options: argparse.Namespace, names: Names) -> None:
@@ -94,6 +95,12 @@ def _leaderboard(options: argparse.Namespace, names: Names) -> None:
     with explained(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
         replace({options.out: text.encode()})
+
+
+def _report(options: argparse.Namespace, names: Names) -> None:
+    from harness.report.command import report
+
+    report(options, names, _folders(options), _tell)
 
 
 def _folders(options: argparse.Namespace) -> list[Path]:
