@@ -55,6 +55,8 @@ from harness.task import (
     TokenRequest,
 )
 
+_BRIEF = {"steps": 4, "batch_size": 8, "crop": 56, "short": 56, "window": 42, "stride": 28}
+
 
 class SegmentationHeadProtocol(HeadProtocol):
     """The head and its training as DINOv2 has them."""
@@ -233,6 +235,13 @@ class Segmentation(PicturedTask[Any]):
     name: ClassVar[str] = "segmentation"
     summary: ClassVar[str] = "what class every pixel is of, from frozen patches (mIoU)"
     default_datasets: ClassVar[tuple[str, ...]] = ("ade20k",)
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "linear-seg": {"size": 56, "steps": 8},
+        "knn-seg": {"size": 56},
+        "dinov2-linear-seg": _BRIEF,
+        "dinov2-linear-seg-ms": {**_BRIEF, "test_scales": [1.0, 1.5]},
+        "dinov3-linear-seg": _BRIEF,
+    }
     protocols: Mapping[str, Protocol] = {
         "linear-seg": StoredSegmentationProtocol(),
         "dinov2-linear-seg": StreamedSegmentationProtocol(),
