@@ -154,6 +154,8 @@ class RetrievalProtocol(FixedView, Protocol):
 class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
     """Patches of train remembered; of test, every patch's nearest ones looked up."""
 
+    mergeable = False
+
     def __init__(
         self, context: Context[RetrievalProtocol], judge: ClassJudge, reading: Reading
     ) -> None:
@@ -227,8 +229,7 @@ class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
             self._retrieval = PatchRetrieval(patches, self._context.device)
 
     def merge(self, other: Self) -> None:
-        super().merge(other)
-        self._memory.merge(other._memory)
+        raise TypeError("pictures are judged by all that is remembered, which no part of train is")
 
 
 class Segmentation(PicturedTask[Any]):

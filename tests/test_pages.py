@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("your-own-task",)
+PAGES = ("your-own-task", "your-own-model", "your-own-data")
 _BLOCK = re.compile(r"^```(\S+)(?: +([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INSTALL = "python -m pip install ."
 # As typed, pip would ask a package index for setuptools and for the harness, which no test may
