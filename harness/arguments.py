@@ -10,6 +10,7 @@ from pathlib import Path
 from harness import registers_command
 from harness.bench.arguments import add_bench
 from harness.look.arguments import add_look
+from harness.results import arguments as results_arguments
 from harness.tables.arguments import add_tables
 
 
@@ -275,6 +276,9 @@ def parser() -> argparse.ArgumentParser:
     _add_suite_files(describe)
     for table in add_tables(add):
         _add_model_files(table)
+    results_arguments.add_results(
+        add("results", results_arguments.ABOUT, results_arguments.EXAMPLE)
+    )
     bench = add_bench(add)
     _add_machine(bench)
     _add_files(bench)

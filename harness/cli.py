@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.printable import json_text, printable
+from harness.results.arguments import results as _results
 from harness.typed import names as _names
 from harness.typed import settings as _settings
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        print(f"harness: {printable(str(error))}", file=sys.stderr)
         return EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
@@ -340,7 +341,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _print(options: argparse.Namespace, facts: Any, show: Callable[[], None]) -> None:
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(facts))
     else:
         show()
 
@@ -382,6 +383,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _tables,
     "leaderboard": _tables,
     "report": _tables,
+    "results": _results,
     "bench": _bench,
 }
 

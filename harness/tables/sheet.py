@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
 
 from harness.console import number, plain_table
+from harness.printable import printable
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ def _in_markdown(cell: Cell | str) -> str:
     if isinstance(cell, str):
         return _safe(cell)
     text = _safe(cell.text)
-    text = text if cell.link is None else f"[{text}]({cell.link.replace(' ', '%20')})"
+    text = text if cell.link is None else f"[{text}]({quote(cell.link, errors='surrogateescape')})"
     return f"**{text}**" if cell.bold else text
 
 
 def _safe(text: str) -> str:
-    """No character of ``text`` means something to markdown, HTML included."""
+    """No character of ``text`` means something to markdown, HTML included, or to a terminal."""
+    text = printable(text)
     for character in "\\`*_[]|<>~":
         text = text.replace(character, f"\\{character}")
     return text.replace("&", "&amp;").replace("\n", " ")
@@ -99,7 +102,9 @@ def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:
 
 def _flat(value: Any) -> Any:
     if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return printable(value, len(value))
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
 
 
