@@ -21,13 +21,9 @@ _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 
 def tables() -> dict[str, Any]:
-<<<<<<< HEAD
-    """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells:
-    hits and a distance) and ``harness report``, reading included, and the report's size."""
-=======
     """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells: hits
-    and a distance) and ``harness results check``, reading included."""
->>>>>>> main
+    and a distance), ``harness report`` and ``harness results check``, reading included, and the
+    report's size."""
     from harness.cli import main
 
     with tempfile.TemporaryDirectory() as place:
@@ -35,28 +31,12 @@ def tables() -> dict[str, Any]:
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
         count = _write(folder / "results", models)
-<<<<<<< HEAD
-        page = folder / "report.html"
-        common = ["--results", str(folder / "results"), "--models", str(models), "--json"]
-        commands = ["leaderboard"], ["compare", "--pairs"], ["report", "--out", str(page)]
-        seconds = {}
-        for command in commands:
-            began = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()):
-                main([*command, *common])
-            seconds[command[0]] = round(time.perf_counter() - began, 2)
-        size = page.stat().st_size
-    return {
-        "records": count,
-        "pictures": _PICTURES,
-        **{f"{k}_s": v for k, v in seconds.items()},
-        "report_mib": round(size / 2**20, 1),
-    }
-=======
         asked = ["--results", str(folder / "results"), "--models", str(models), "--format", "json"]
+        page = folder / "report.html"
         commands = {
             "leaderboard": ["leaderboard", *asked],
             "compare": ["compare", "--pairs", *asked],
+            "report": ["report", *asked[:4], "--out", str(page), "--json"],
             "check": ["results", "check", str(folder / "results"), "--json"],
         }
         seconds = {}
@@ -65,8 +45,13 @@ def tables() -> dict[str, Any]:
             with contextlib.redirect_stdout(io.StringIO()):
                 main(command)
             seconds[name] = round(time.perf_counter() - began, 2)
-    return {"records": count, "pictures": _PICTURES, **{f"{k}_s": v for k, v in seconds.items()}}
->>>>>>> main
+        size = page.stat().st_size
+    return {
+        "records": count,
+        "pictures": _PICTURES,
+        **{f"{k}_s": v for k, v in seconds.items()},
+        "report_mib": round(size / 2**20, 1),
+    }
 
 
 def _entry(number: int) -> str:
