@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.gate import regress
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
 from harness.typed import names as _names
@@ -190,41 +191,9 @@ def _look(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     from harness import terminal
-    from harness.nano.pretrain import Recipe, pretrain
-    from harness.progress import Silent, for_stream, remember_interrupts
+    from harness.nano.command import pretrained
 
-    recipe = Recipe(
-        data=options.data,
-        out=options.out,
-        size=options.size,
-        registers=options.registers,
-        name=options.name,
-        steps=options.steps,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        precision=options.precision,
-        crop=options.crop,
-        local_crop=options.local_crop,
-        local_crops=options.local_crops,
-        label_weight=options.labels,
-        device=options.device,
-        workers=options.workers,
-        threads=options.threads,
-        overwrite=options.overwrite,
-        baseline=options.baseline,
-        dataset_files=tuple(options.datasets),
-        data_root=options.data_root,
-        command=tuple(options.typed),
-    ).changed(_settings(options.set))
-    remember_interrupts()
-    with Silent() if options.json else for_stream() as progress:
-        registry = pretrain(recipe, progress)
-    facts = {
-        "model": recipe.model_name,
-        "registry": str(registry),
-        "use": f"harness run --task lost --model {recipe.model_name} --models {registry}",
-    }
+    facts = pretrained(options, _settings(options.set))
     _print(options, facts, lambda: terminal.show_facts(facts))
     return EXIT_DONE
 
@@ -382,8 +351,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "describe": _describe,
     "compare": _tables,
     "leaderboard": _tables,
-    "report": _tables,
     "results": _results,
+    "report": _tables,
+    "regress": regress,
     "bench": _bench,
 }
 

@@ -55,7 +55,7 @@ def to_timm(state: Mapping[str, Tensor], module: nn.Module) -> tuple[dict[str, T
             problems += _compare_periods(value, module)
         elif name.endswith(_MASK) and name.removesuffix("_mask") in state:
             continue  # read with its bias
-        elif name.endswith(_BIAS):
+        elif name.endswith(_BIAS) and value.ndim == 1 and len(value) and len(value) % 3 == 0:
             bias = _masked(value, state.get(f"{name}_mask"))
             if bias is None:
                 problems.append(

@@ -73,7 +73,7 @@ def _within(state: Mapping[str, Tensor], patches: str, prefixes: re.Pattern[str]
 def _dinov2(left: State) -> State:
     for query in [name for name in left if _DINOV2_QUERY.fullmatch(name)]:
         names = [query.replace(".query.", f".{each}.") for each in ("query", "key", "value")]
-        if all(name in left for name in names):
+        if _alike([left.get(name) for name in names]):
             fused = query.replace("attention.attention.query", "attn.qkv")
             left[fused] = torch.cat([left.pop(name) for name in names])
     return {_renamed(name, _DINOV2_NAMES): value for name, value in left.items()}
@@ -86,7 +86,7 @@ def _dinov3(left: State) -> State:
         names = [query.replace(".q_proj.", f".{each}_proj.") for each in "qkv"]
         if query.endswith("bias") and names[1] not in left and names[2] in left:
             left[names[1]] = torch.zeros_like(left[query])  # the release masks that of its keys
-        if all(name in left for name in names):
+        if _alike([left.get(name) for name in names]):
             fused = query.replace(".q_proj.", ".qkv.")
             left[fused] = torch.cat([left.pop(name) for name in names])
     gated = {match[1] for match in map(_DINOV3_GATE.fullmatch, left) if match}
@@ -100,6 +100,12 @@ def _dinov3(left: State) -> State:
     if registers is not None and not registers.numel():
         del found["storage_tokens"]  # transformers keeps an empty tensor where there are none
     return found
+
+
+def _alike(parts: list[Tensor | None]) -> bool:
+    """Whether all are there, as parts of one matrix or bias; what is torn stays as it is."""
+    shapes = {None if part is None else part.shape for part in parts}
+    return len(shapes) == 1 and bool(next(iter(shapes)))
 
 
 def _renamed(name: str, names: _Names) -> str:

@@ -55,7 +55,7 @@ def signature(state: Mapping[str, Tensor]) -> Signature | None:
         blocks=max(blocks, default=-1) + 1,
         width=patch.shape[0],
         patch=patch.shape[-1],
-        registers=0 if registers is None else registers.shape[-2],
+        registers=0 if registers is None or registers.ndim < 2 else registers.shape[-2],
         class_token="cls_token" in state,
         gated=_is_gated(state),
     )

@@ -59,14 +59,21 @@ def markdown(sheets: Sequence[Sheet], level: int = 2) -> str:
     """Tables as GitHub draws them, each below a head of this ``level``."""
     lines = []
     for sheet in sheets:
-        lines += [f"{'#' * level} {_safe(sheet.title)}", ""]
-        lines.append(_line([_safe(column) for column in sheet.columns]))
-        lines.append(_line(["---:" if c in sheet.right else "---" for c in sheet.columns]))
-        lines += [_line([_in_markdown(cell) for cell in row]) for row in sheet.rows]
+        head, rows = markdown_lines(sheet)
+        lines += [f"{'#' * level} {safe(sheet.title)}", "", *head, *rows]
         if sheet.notes:
-            lines += ["", *(f"{_safe(note)}  " for note in sheet.notes)]
+            lines += ["", *(f"{safe(note)}  " for note in sheet.notes)]
         lines.append("")
     return "\n".join(lines)
+
+
+def markdown_lines(sheet: Sheet) -> tuple[list[str], list[str]]:
+    """The head of a table, and a line for each of its rows."""
+    head = [
+        _line([safe(column) for column in sheet.columns]),
+        _line(["---:" if c in sheet.right else "---" for c in sheet.columns]),
+    ]
+    return head, [_line([_in_markdown(cell) for cell in row]) for row in sheet.rows]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -75,18 +82,19 @@ def _line(cells: Sequence[str]) -> str:
 
 def _in_markdown(cell: Cell | str) -> str:
     if isinstance(cell, str):
-        return _safe(cell)
-    text = _safe(cell.text)
+        return safe(cell)
+    text = safe(cell.text)
     text = text if cell.link is None else f"[{text}]({quote(cell.link, errors='surrogateescape')})"
     return f"**{text}**" if cell.bold else text
 
 
-def _safe(text: str) -> str:
-    """No character of ``text`` means something to markdown, HTML included, or to a terminal."""
-    text = printable(text)
+def safe(text: str) -> str:
+    """One line of which no character means something to markdown, HTML included, or to a
+    terminal."""
+    text = printable(" ".join(text.splitlines()))
     for character in "\\`*_[]|<>~":
         text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("\n", " ")
+    return text.replace("&", "&amp;")
 
 
 def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:

@@ -218,6 +218,22 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> 
     assert "blocks.0.mlp.fc1_g.weight: [80, 48] in the file, [96, 48] in the model" in text
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (48, 2)])
+@pytest.mark.parametrize("name", ["bias", "weight"])
+@pytest.mark.parametrize("layout", ["transformers", "release"])
+def test_queries_keys_and_values_of_an_impossible_shape_are_an_error(
+    tmp_path: Path, layout: str, name: str, shape: tuple[int, ...]
+) -> None:
+    at = "layer.1.attention.q_proj" if layout == "transformers" else "blocks.1.attn.qkv"
+    state = LAYOUTS[layout]("plain")
+    state.pop("blocks.1.attn.qkv.bias_mask", None)
+    message(tmp_path, "plain", state | {f"{at}.{name}": torch.zeros(shape)})
+
+
+def test_registers_of_an_impossible_shape_are_an_error(tmp_path: Path) -> None:
+    message(tmp_path, "plain", own("plain") | {"storage_tokens": torch.zeros(48)})
+
+
 @pytest.mark.parametrize("layout", ["transformers", "release"])
 def test_the_other_mlp_is_told_and_its_entry_named(tmp_path: Path, layout: str) -> None:
     files = {kind: tmp_path / f"{kind}.safetensors" for kind in KINDS}
