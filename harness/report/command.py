@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import size
 from harness.errors import HarnessError
 from harness.printable import json_text, printable
@@ -48,9 +48,7 @@ def report(
         tell,
     )
     data = page(made)
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace({out: data})
+    publish(out, data)
     if made.left_out:
         tell(f"{made.left_out} saved pictures had no room (--pictures {options.pictures:g} MiB)")
     count = len(made.origins)

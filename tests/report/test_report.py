@@ -327,6 +327,10 @@ def test_wrong_use_is_exit_status_2_and_leaves_the_old_page(
     assert "cannot be written" in complaint(capsys, "--results", out, "--out", empty)
     told = complaint(capsys, "--results", out, "--out", page / "report.html")
     assert "a file stands where a folder is needed" in told
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "a device or a pipe" in complaint(capsys, "--results", out, "--out", pipe)
+    assert pipe.is_fifo()
     assert page.read_text() == "old" and not list(tmp_path.glob(".*.tmp"))
 
 
