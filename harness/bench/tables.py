@@ -18,21 +18,28 @@ _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 
 def tables() -> dict[str, Any]:
-    """Seconds of ``harness leaderboard`` and ``harness compare --pairs`` (20 pairs on 50 cells:
-    hits and a distance), reading included."""
+    """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells: hits
+    and a distance) and ``harness regress`` (all of them against as many that moved), reading
+    included."""
     from harness.cli import main
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
-        count = _write(folder / "results", models)
-        asked = ["--results", str(folder / "results"), "--models", str(models), "--format", "json"]
+        results, moved = folder / "results", folder / "moved"
+        count = _write(results, models)
+        _write(moved, models, noise=0.05)
+        asked = ["--results", str(results), "--models", str(models)]
         seconds = {}
-        for command in (["leaderboard"], ["compare", "--pairs"]):
+        for command in (
+            ["leaderboard", *asked],
+            ["compare", "--pairs", *asked],
+            ["regress", "--baseline", str(results), "--candidate", str(moved)],
+        ):
             began = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
-                main([*command, *asked])
+                main([*command, "--format", "json"])
             seconds[command[0]] = round(time.perf_counter() - began, 2)
     return {"records": count, "pictures": _PICTURES, **{f"{k}_s": v for k, v in seconds.items()}}
 
@@ -43,9 +50,10 @@ def _entry(number: int) -> str:
     return f"made-up{number}:\n  timm: vit_tiny_patch16_224\n{baseline}"
 
 
-def _write(out: Path, models: Path) -> int:
-    """Results of two tasks, one of hits and one of a distance, on each data set."""
-    generator = np.random.default_rng(0)
+def _write(out: Path, models: Path, noise: float = 0.0) -> int:
+    """Results of two tasks, one of hits and one of a distance, on each data set; with ``noise``
+    each picture is a little harder or easier for the same model."""
+    generator, further = np.random.default_rng(0), np.random.default_rng(1)
     ids = [f"picture-{number:05d}" for number in range(_PICTURES)]
     registry, count = Registry.load([models]), 0
     for dataset in range(_DATASETS):
@@ -53,6 +61,7 @@ def _write(out: Path, models: Path) -> int:
         for model in range(_MODELS):
             entry = registry.entry(f"made-up{model}")
             skill = hard + generator.normal(size=_PICTURES) + 0.2 * (model % 2)
+            skill = skill + noise * further.normal(size=_PICTURES)
             for task, metric, column in (
                 ("lost", "corloc", skill > 0),
                 ("depth", "rmse", np.exp(-skill / 4)),

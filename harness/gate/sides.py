@@ -41,8 +41,14 @@ def read_side(folder: Path, chosen: Chosen) -> Side:
         except HarnessError as error:
             damaged[path] = str(error)
             continue
-        if record is not None:
-            results.append(Result(path, record))
+        if record is None:
+            continue
+        if (record.dataset.name, record.task, record.model.name) != (dataset, task, model):
+            # A copy, perhaps of another run: nothing says which of two counts.
+            named = "/".join((record.dataset.name, record.task, record.model.name))
+            damaged[path] = f"{path}: in the wrong folder; it is a result of {named}"
+            continue
+        results.append(Result(path, record))
     if not results:
         if damaged:
             raise HarnessError(f"no whole result in {folder}: {next(iter(damaged.values()))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -174,3 +175,36 @@ def test_nothing_is_written_into_either_folder(folders: Folders) -> None:
     before = {path: path.stat().st_mtime_ns for path in folders.folder.rglob("*")}
     folders.typed()
     assert {path: path.stat().st_mtime_ns for path in folders.folder.rglob("*")} == before
+
+
+def test_a_result_that_was_copied_to_another_models_folder_is_damaged(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = folders.both(hits(0.5), hits(0.5))
+    shutil.copytree(path.parent, path.parent.with_name("vitb"))
+    found = {cell["model"]: cell for cell in folders.facts(capsys)["cells"]}
+    assert found["vits"]["state"] == "unchanged" and found["vitb"]["state"] == "damaged"
+    assert "wrong folder; it is a result of voc07/lost/vits" in found["vitb"]["reason"]
+
+
+def test_the_status_is_the_verdict_where_the_reader_has_gone(folders: Folders) -> None:
+    folders.both(*moved(40, 0))
+    command = (
+        f"{sys.executable} -m harness.cli regress --baseline {folders.baseline} "
+        f"--candidate {folders.candidate} | true; exit ${{PIPESTATUS[0]}}"
+    )
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_an_interrupt_leaves_no_file(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folders.both(hits(0.5), hits(0.5))
+    monkeypatch.setattr("harness.gate.command.judge", interrupted)
+    out = folders.folder / "verdict.md"
+    assert folders.typed("--format", "github", "--out", out) == 130
+    assert not out.exists() and "interrupted" in capsys.readouterr().err
