@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,3 +209,28 @@ def test_an_interrupt_leaves_no_file(
     out = folders.folder / "verdict.md"
     assert folders.typed("--format", "github", "--out", out) == 130
     assert not out.exists() and "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "aggregate", "says"),
+    [
+        (np.array(["yes"] * 400), "mean", "is no number"),
+        (np.ones((400, 2)), "mean", "is not one number a picture"),
+        (np.ones(400), "mean_of_tomorrow", "no aggregate 'mean_of_tomorrow'"),
+    ],
+)
+def test_values_that_are_none_of_the_metrics_are_damaged(
+    folders: Folders,
+    capsys: pytest.CaptureFixture[str],
+    column: np.ndarray[Any, Any],
+    aggregate: str,
+    says: str,
+) -> None:
+    for path in folders.both(hits(1.0), hits(1.0)):
+        record = records.read(path)
+        metric = record.metrics["corloc"].model_copy(update={"aggregate": aggregate})
+        ids = [f"{place:05d}" for place in range(400)]
+        changed = record.model_copy(update={"metrics": {"corloc": metric}})
+        records.write(path, changed, {"image_id": ids, "hit": column})
+    (cell,) = folders.facts(capsys)["cells"]
+    assert cell["state"] == "damaged" and says in cell["reason"]
