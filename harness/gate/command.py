@@ -18,6 +18,7 @@ from harness.gate.github import as_markdown
 from harness.gate.judge import Report, judge
 from harness.gate.junit import as_xml
 from harness.gate.sheets import sheets
+from harness.records import check_folder
 from harness.tables import sheet
 from harness.tables.rows import Chosen
 from harness.typed import names
@@ -29,8 +30,7 @@ _WRITERS = {"github": as_markdown, "junit": as_xml, "json": as_json}
 def run(options: argparse.Namespace) -> int:
     """Raises ``HarnessError`` for bad input; else the exit status is that of the verdict."""
     for folder in (options.baseline, options.candidate):
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+        check_folder(folder)
     if options.baseline.resolve() == options.candidate.resolve():
         raise HarnessError(f"{options.baseline}: baseline and candidate are the same folder")
     chosen = Chosen(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.errors import HarnessError
 from harness.gate import margin
 from harness.gate.cells import STATES, Cell, hold
 from harness.gate.gate_file import Gate
@@ -67,10 +68,12 @@ class Report:
 def judge(baseline: Path, candidate: Path, gate: Gate, chosen: Chosen) -> Report:
     """Hold the results of one folder against those of the other.
 
-    Raises ``HarnessError`` where either has none.
+    Raises ``HarnessError`` where either has none, or none has a metric.
     """
     sides = read_side(baseline, chosen), read_side(candidate, chosen)
     cells, pairs = hold(*sides)
+    if not cells:
+        raise HarnessError(f"no result in {baseline} or {candidate} has a metric: nothing to judge")
     for cell in cells:
         cell.ignored = gate.ignored(cell)
         if cell.baseline is not None:

@@ -32,12 +32,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Standing:
-    """A result in a table. Floors have no ``rank``; ``tied`` shares it with another."""
+    """A result in a table. Floors have no ``rank``; ``tied`` shares it with another. ``base`` is
+    the result of the model's baseline in the same table."""
 
     result: Result
     rank: int | None
     tied: bool
     gain: Gain | None
+    base: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,16 @@ def boards(
     own weights. With ``pairs`` only models that have a baseline there, those, and floors; the gain
     then has its paired interval. Raises ``HarnessError`` where nothing is left.
     """
-    kept = [each for each in results if everything or each.record.complete]
+    scored = [each for each in results if each.record.metrics]
+    for each in results:
+        if not each.record.metrics:
+            tell(f"left out: {each.path}: it has no metric")
+    if not scored:
+        raise HarnessError(f"none of {len(results)} results has a metric; run their cells again")
+    kept = [each for each in scored if everything or each.record.complete]
     if not kept:
         raise HarnessError(
-            f"all {len(results)} results are of changed protocols, parts of a data set or random "
+            f"all {len(scored)} results are of changed protocols, parts of a data set or random "
             "weights; --all ranks them too"
         )
     alike: dict[tuple[str, str, str, bytes], list[Result]] = {}
@@ -145,11 +153,11 @@ def _board(group: _Group, compared: Mapping[tuple[Path, str], Comparison], pairs
     standings = []
     for each, base, rank in zip(ranked, group.bases, ranks, strict=True):
         gain, row = None, compared.get((each.path, first))
-        if base is not None:
+        if row is not None and row.difference is not None and base is not None:
+            gain = Gain(base.model, row.difference, row.low, row.high)
+        elif base is not None and not pairs:  # a pair that could not be compared has none
             gain = Gain(base.model, value_of(each, first) - value_of(base, first))
-            if row is not None and row.difference is not None:
-                gain = Gain(base.model, row.difference, row.low, row.high)
-        standings.append(Standing(each, rank, ranks.count(rank) > 1, gain))
+        standings.append(Standing(each, rank, ranks.count(rank) > 1, gain, base))
     if pairs:
         bases = zip(ranked, group.bases, strict=True)
         baselines = {each.model: base.model for each, base in bases if base is not None}

@@ -168,16 +168,18 @@ def read_results(
     found: dict[tuple[str, str, bytes, bytes], Result] = {}
     seen = 0
     for folder in folders:
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+        records.check_folder(folder)
         for path, record in records.find(folder, damaged, chosen.models or None):
             seen += 1
             result = Result(path, record)
             if not chosen.has(result):
                 continue
+            if not record.metrics:
+                damaged.append(HarnessError(f"{path}: it has no score"))
+                continue
             cell = result.model, record.dataset.name, result.comparable, result.variant
             before = found.setdefault(cell, result)
-            if before.record.per_picture != record.per_picture:
+            if _numbers(before.record) != _numbers(record):
                 raise HarnessError(
                     f"two results of {result} that differ: {before.path} and {path}; keep one, or "
                     "name other folders"
@@ -193,6 +195,11 @@ def read_results(
         named = f" of {' and '.join(sorted(chosen.models))}" if chosen.models else ""
         raise HarnessError(f"no result{named} in {where}; `harness run --out` writes them")
     return list(found.values())
+
+
+def _numbers(record: Record) -> tuple[object, object]:
+    """What two results of one cell must have alike to be the same result."""
+    return record.per_picture, record.metrics
 
 
 def pairs_of(registry: Registry, models: Collection[str]) -> list[tuple[str, str]]:

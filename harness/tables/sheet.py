@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
 
 from harness.console import number, plain_table
+from harness.printable import printable
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,17 @@ def _in_markdown(cell: Cell | str) -> str:
     if isinstance(cell, str):
         return safe(cell)
     text = safe(cell.text)
-    text = text if cell.link is None else f"[{text}]({cell.link.replace(' ', '%20')})"
+    text = text if cell.link is None else f"[{text}]({quote(cell.link, errors='surrogateescape')})"
     return f"**{text}**" if cell.bold else text
 
 
 def safe(text: str) -> str:
-    """No character of ``text`` means something to markdown, HTML included; one line."""
+    """One line of which no character means something to markdown, HTML included, or to a
+    terminal."""
+    text = printable(" ".join(text.splitlines()))
     for character in "\\`*_[]|<>~":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.splitlines()).replace("&", "&amp;")
+    return text.replace("&", "&amp;")
 
 
 def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:
@@ -106,7 +110,9 @@ def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:
 
 def _flat(value: Any) -> Any:
     if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return printable(value, len(value))
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
 
 

@@ -93,6 +93,7 @@ def test_folders_that_are_missing_empty_or_one_are_bad_input(
         ('{"schema_version": 1, "task', "not strict JSON"),
         ("NaN", "NaN is not JSON"),
         ("later", "of schema 2"),
+        ("climbing", "cannot be used"),
     ],
 )
 def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
@@ -104,6 +105,8 @@ def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
     if text == "NaN":
         value = json.loads(record)["metrics"]["corloc"]["value"]
         text = record.replace(f'"value": {value}', '"value": NaN')
+    elif text == "climbing":
+        text = record.replace('"name": "voc07"', '"name": "../voc07"')
     elif text == "later":
         text = record.replace('"schema_version": 1', '"schema_version": 2')
     assert text != record
@@ -185,7 +188,7 @@ def test_a_result_that_was_copied_to_another_models_folder_is_damaged(
     shutil.copytree(path.parent, path.parent.with_name("vitb"))
     found = {cell["model"]: cell for cell in folders.facts(capsys)["cells"]}
     assert found["vits"]["state"] == "unchanged" and found["vitb"]["state"] == "damaged"
-    assert "wrong folder; it is a result of voc07/lost/vits" in found["vitb"]["reason"]
+    assert "wrong place; it is the result of voc07/lost/vits/lost.json" in found["vitb"]["reason"]
 
 
 def test_the_status_is_the_verdict_where_the_reader_has_gone(folders: Folders) -> None:
@@ -214,8 +217,8 @@ def test_an_interrupt_leaves_no_file(
 @pytest.mark.parametrize(
     ("column", "aggregate", "says"),
     [
-        (np.array(["yes"] * 400), "mean", "is no number"),
-        (np.ones((400, 2)), "mean", "is not one number a picture"),
+        (np.array(["yes"] * 400), "mean", "not numbers"),
+        (np.ones((400, 2)), "mean", "not one number a picture"),
         (np.ones(400), "mean_of_tomorrow", "no aggregate 'mean_of_tomorrow'"),
     ],
 )
@@ -234,3 +237,14 @@ def test_values_that_are_none_of_the_metrics_are_damaged(
         records.write(path, changed, {"image_id": ids, "hit": column})
     (cell,) = folders.facts(capsys)["cells"]
     assert cell["state"] == "damaged" and says in cell["reason"]
+
+
+def test_results_without_a_metric_are_nothing_to_judge(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folders.both(hits(0.5), hits(0.5)):
+        record = json.loads(path.read_text())
+        record["metrics"] = {}
+        path.write_text(json.dumps(record))
+    assert folders.typed() == 2
+    assert "nothing to judge" in capsys.readouterr().err
