@@ -373,4 +373,16 @@ def find_task(name: str) -> Task[Any]:
         ) from error
     if not isinstance(task, Task):
         raise HarnessError(f"task {name!r} ({points[name].value}) is no harness.task.Task")
+    if lacking := [each for each in ("name", "summary", "protocols") if not hasattr(task, each)]:
+        raise HarnessError(
+            f"task {name!r} ({points[name].value}) has no {' and no '.join(lacking)}"
+        )
+    known = task.protocols
+    if not (isinstance(known, Mapping) and known) or not all(
+        isinstance(protocol, Protocol) for protocol in known.values()
+    ):
+        raise HarnessError(
+            f"task {name!r} ({points[name].value}): `protocols` is no mapping of names to "
+            "harness.task.Protocol objects, at least one"
+        )
     return task

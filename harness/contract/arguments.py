@@ -33,6 +33,12 @@ def add_tasks(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentParser:
         "--model", default="nano-reg4", metavar="NAME", help="check: with this one (nano-reg4)"
     )
     tasks.add_argument(
+        "--weights",
+        choices=("released", "random"),
+        default="released",
+        help="check: random, where the model's are not here",
+    )
+    tasks.add_argument(
         "--dataset",
         metavar="NAME",
         help="check: on this one (default: a few pictures that are painted, with every label)",

@@ -19,7 +19,8 @@ from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.options import Options
 from harness.plan import open_dataset, protocols_of
-from harness.registry import ModelEntry, Registry
+from harness.progress import Progress, Silent
+from harness.registry import ModelEntry, Registry, Weights
 from harness.task import NotApplicable, Protocol, Task, find_task
 
 Pictures = Callable[[], Mapping[Role, Dataset]]
@@ -36,13 +37,14 @@ class Trial:
     model: str = "nano-reg4"
     dataset: str | None = None
     limit: int = 24
+    weights: Weights = "released"
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
     data_root: Path | None = None
 
 
-def check(trial: Trial) -> list[Finding]:
-    """Every finding of every protocol of a task, on the CPU.
+def check(trial: Trial, progress: Progress | None = None) -> list[Finding]:
+    """Every finding of every protocol of a task, on the CPU. ``progress`` is told of each.
 
     Raises ``HarnessError`` for names that are not there, settings that no protocol has, and a
     protocol that these pictures are too few for, or that takes too long.
@@ -52,12 +54,13 @@ def check(trial: Trial) -> list[Finding]:
     registry = Registry.load(trial.model_files)
     entry = registry.entry(trial.model)
     candidates = _candidates(trial)
-    backbone = load_backbone(entry, "cpu", registry=registry)
-    return [
-        finding
-        for protocol in protocols
-        for finding in checked(task, protocol, backbone, entry, candidates)
-    ]
+    backbone = load_backbone(entry, "cpu", trial.weights, registry=registry)
+    progress = progress or Silent()
+    findings = []
+    for protocol in protocols:
+        progress.note(f"{trial.task}, protocol {protocol.name}: {len(CHECKS)} checks")
+        findings += checked(task, protocol, backbone, entry, candidates)
+    return findings
 
 
 def checked(
@@ -82,7 +85,7 @@ def checked(
                 f"protocol {protocol.name} cannot be checked on so few pictures: {error} (or say "
                 "so in the task's checked_with)"
             ) from None
-        except Exception:
+        except Exception:  # the check `requests` tells it
             return [find(each, subject) for each in CHECKS]
         subject.refuse_long()
         return [find(each, subject) for each in CHECKS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,12 @@ def tasks(options: argparse.Namespace) -> int:
     from harness.describe import describe_task
     from harness.task import find_task, task_names
 
-    facts = [describe_task(find_task(name)) for name in task_names()]
+    facts = []
+    for name in task_names():
+        try:
+            facts.append(describe_task(find_task(name)))
+        except HarnessError as error:  # a stranger's package is not to hide the other tasks
+            print(f"harness: {error}", file=sys.stderr)
     if options.json:
         print(_json(facts))
     else:
@@ -37,6 +43,7 @@ def tasks(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from harness.contract.check import Trial, check
+    from harness.progress import Silent, for_stream
 
     if not options.name:
         raise HarnessError("harness tasks check NAME: which? `harness tasks` lists them")
@@ -47,11 +54,13 @@ def _check(options: argparse.Namespace) -> int:
         model=options.model,
         dataset=options.dataset,
         limit=options.limit,
+        weights=options.weights,
         model_files=options.models,
         dataset_files=options.datasets,
         data_root=options.data_root,
     )
-    findings = check(trial)
+    with Silent() if options.json else for_stream() as progress:
+        findings = check(trial, progress)
     if options.json:
         print(_json(summary(options.name, findings)))
     else:

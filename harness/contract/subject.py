@@ -176,12 +176,15 @@ class Subject:
 
     def refuse_long(self) -> None:
         """Raises ``HarnessError`` for a protocol that would take too long."""
-        for role, request in self.requests.items():
-            if (request.pictures or 0) > MOST:
+        try:
+            pictures = {role: request.pictures for role, request in self.requests.items()}
+        except Exception:  # the check `requests` tells it
+            return
+        for role, count in pictures.items():
+            if (count or 0) > MOST:
                 raise HarnessError(
-                    f"protocol {self.protocol.name} reads {request.pictures:,} pictures of {role}: "
-                    f"a check takes at most {MOST:,} (--set makes it short, or the task's "
-                    "checked_with)"
+                    f"protocol {self.protocol.name} reads {count:,} pictures of {role}: a check "
+                    f"takes at most {MOST:,} (--set makes it short, or the task's checked_with)"
                 )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
 import broken
+import broken_folds
 import pytest
-from broken import Norm, NormProtocol, with_evaluation, with_protocol
+from norm_task import Norm, NormProtocol, with_evaluation, with_protocol
 
 from harness import load_backbone, task
 from harness.backbone.vit import Backbone
 from harness.cli import main
 from harness.contract import check as checking
 from harness.contract import declared
-from harness.contract.check import Trial, check
+from harness.contract.check import Trial, check, checked
 from harness.contract.checks import CHECKS
 from harness.contract.findings import Finding, find
 from harness.contract.painted import painted
@@ -48,39 +50,39 @@ BROKEN: dict[str, list[tuple[Any, str]]] = {
         (broken.Crashing, "Error"),
     ],
     "outcome": [
-        (lambda: with_evaluation(broken.NoIds), "norm"),
-        (lambda: with_evaluation(broken.NotJson), "not JSON compliant"),
-        (lambda: with_evaluation(broken.Raises), "KeyError: 'norm' (broken.py:"),
+        (lambda: with_evaluation(broken_folds.NoIds), "norm"),
+        (lambda: with_evaluation(broken_folds.NotJson), "not JSON compliant"),
+        (lambda: with_evaluation(broken_folds.Raises), "KeyError: 'norm' (broken_folds.py:"),
     ],
     "metrics": [
-        (lambda: with_evaluation(broken.NoColumn), "not there"),
-        (lambda: with_evaluation(broken.NoUnit), "None"),
-        (lambda: with_evaluation(broken.NoDirection), "None"),
-        (lambda: with_evaluation(broken.NoAggregate), "'median'"),
+        (lambda: with_evaluation(broken_folds.NoColumn), "not there"),
+        (lambda: with_evaluation(broken_folds.NoUnit), "None"),
+        (lambda: with_evaluation(broken_folds.NoDirection), "None"),
+        (lambda: with_evaluation(broken_folds.NoAggregate), "'median'"),
     ],
     "rows": [
-        (lambda: with_evaluation(broken.NoValue), "NaN in 1 rows"),
-        (lambda: with_evaluation(broken.WrongIds), "'test-000.png'"),
-        (lambda: with_evaluation(broken.AsTheyCame), "another order"),
-        (lambda: with_evaluation(broken.Uncounted), "2 of 12"),
-        (lambda: with_evaluation(broken.Short), "1"),
+        (lambda: with_evaluation(broken_folds.NoValue), "NaN in 1 rows"),
+        (lambda: with_evaluation(broken_folds.WrongIds), "'test-000.png'"),
+        (lambda: with_evaluation(broken_folds.AsTheyCame), "another order"),
+        (lambda: with_evaluation(broken_folds.Uncounted), "2 of 12"),
+        (lambda: with_evaluation(broken_folds.Short), "1"),
     ],
     "seed": [
-        (lambda: with_evaluation(broken.Drawing), "when run again"),
-        (lambda: with_evaluation(broken.Seeded), "with another seed"),
+        (lambda: with_evaluation(broken_folds.Drawing), "when run again"),
+        (lambda: with_evaluation(broken_folds.Seeded), "with another seed"),
     ],
-    "shared": [(lambda: with_evaluation(broken.InPlace), "changed numbers")],
-    "batch": [(lambda: with_evaluation(broken.OfTheBatch), "with a forward batch of 1")],
-    "arrival": [(lambda: with_evaluation(broken.OfTheRow), "the other way round")],
-    "registers": [(lambda: with_evaluation(broken.Pooled), "with other register values")],
-    "layout": [(lambda: with_evaluation(broken.Sliced), "registers are a suffix")],
-    "state": [(lambda: with_evaluation(broken.Stateless), "in the middle of test")],
-    "merge": [(lambda: with_evaluation(broken.LastOnly), "two halves")],
-    "bad picture": [(lambda: with_evaluation(broken.Counting), "pictures are missing")],
-    "empty": [(lambda: with_evaluation(broken.Stubborn), "an outcome of 0 pictures")],
+    "shared": [(lambda: with_evaluation(broken_folds.InPlace), "changed numbers")],
+    "batch": [(lambda: with_evaluation(broken_folds.OfTheBatch), "with a forward batch of 1")],
+    "arrival": [(lambda: with_evaluation(broken_folds.OfTheRow), "the other way round")],
+    "registers": [(lambda: with_evaluation(broken_folds.Pooled), "with other register values")],
+    "layout": [(lambda: with_evaluation(broken_folds.Sliced), "registers are a suffix")],
+    "state": [(lambda: with_evaluation(broken_folds.Stateless), "in the middle of test")],
+    "merge": [(lambda: with_evaluation(broken_folds.LastOnly), "two halves")],
+    "bad picture": [(lambda: with_evaluation(broken_folds.Counting), "pictures are missing")],
+    "empty": [(lambda: with_evaluation(broken_folds.Stubborn), "an outcome of 0 pictures")],
     "outside": [
-        (lambda: with_evaluation(broken.Writing), "norms.txt"),
-        (lambda: with_evaluation(broken.Calling), "socket.connect"),
+        (lambda: with_evaluation(broken_folds.Writing), "norms.txt"),
+        (lambda: with_evaluation(broken_folds.Calling), "socket.connect"),
     ],
 }
 CASES = [
@@ -134,8 +136,8 @@ def test_every_check_is_seen_to_fail() -> None:
 
 
 def test_what_a_task_says_it_does_not_offer_is_not_applicable(backbone: Backbone) -> None:
-    merge = found("merge", with_evaluation(broken.Unmergeable), backbone)
-    state = found("state", with_evaluation(broken.NoState), backbone)
+    merge = found("merge", with_evaluation(broken_folds.Unmergeable), backbone)
+    state = found("state", with_evaluation(broken_folds.NoState), backbone)
     assert merge.state == state.state == "not applicable"
     assert "mergeable = False" in str(merge.reason) and "no state" in str(state.reason)
 
@@ -147,7 +149,7 @@ def test_without_registers_there_is_nothing_to_permute(backbone: Backbone) -> No
 
 
 def test_a_check_that_has_no_outcome_says_so(backbone: Backbone) -> None:
-    finding = found("batch", with_evaluation(broken.Raises), backbone)
+    finding = found("batch", with_evaluation(broken_folds.Raises), backbone)
     assert finding.state == "not applicable" and "see outcome" in str(finding.reason)
 
 
@@ -194,7 +196,7 @@ def test_the_command_prints_and_its_status_tells(
     monkeypatch.setattr(checking, "find_task", lambda name: Norm())
     assert main(["tasks", "check", "norm"]) == 0
     assert "2 passed, 0 failed" in capsys.readouterr().out
-    monkeypatch.setattr(checking, "find_task", lambda name: with_evaluation(broken.Uncounted))
+    monkeypatch.setattr(checking, "find_task", lambda name: with_evaluation(broken_folds.Uncounted))
     assert main(["tasks", "check", "norm", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["passed"], told["failed"]) == (1, 1)
@@ -213,6 +215,41 @@ def test_the_command_needs_a_name_and_lists_without_one(
     assert "harness describe" in capsys.readouterr().err
     assert main(["tasks"]) == 0
     assert "tokencut" in capsys.readouterr().out
+
+
+def test_a_strangers_broken_package_does_not_hide_the_other_tasks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = EntryPoints(
+        [
+            EntryPoint("lost", "harness.tasks.lost:LOST", "harness.tasks"),
+            EntryPoint("gone", "no_such_package:TASK", "harness.tasks"),
+            EntryPoint("none", "broken:NormProtocol", "harness.tasks"),
+            EntryPoint("bare", "broken:BARE", "harness.tasks"),
+            EntryPoint("empty", "broken:EMPTY", "harness.tasks"),
+        ]
+    )
+    monkeypatch.setattr(task, "entry_points", lambda group: points)
+    task.task_names.cache_clear()
+    try:
+        assert main(["tasks", "--json"]) == 0
+        told = capsys.readouterr()
+        assert main(["tasks", "check", "empty"]) == 2
+    finally:
+        task.task_names.cache_clear()
+    assert [each["name"] for each in json.loads(told.out)] == ["lost"]
+    for said in ("'gone'", "'none'", "has no summary and no protocols", "is no mapping of names"):
+        assert said in told.err
+    assert "at least one" in capsys.readouterr().err
+
+
+def test_requests_of_another_kind_are_a_failure_and_no_crash(backbone: Backbone) -> None:
+    entry = Registry.load().entry("nano-reg4")
+    (protocol,) = Norm().protocols.values()
+    for made in (broken.Listing(), broken.Refusing()):
+        findings = checked(made, protocol, backbone, entry, [lambda: painted("a class")])
+        states = {each.check: each.state for each in findings}
+        assert states["requests"] == "failed" and states["names"] == "passed"
 
 
 @pytest.mark.slow
