@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from harness.printable import printable
 
 FILE_WIDTH = 160
 
@@ -16,6 +20,10 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """The command decides what that means; rich would leave with status 1."""
         raise BrokenPipeError
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """All text passes here, that of table cells too; what styles it is added later."""
+        return super().render_str(printable(text), **options)
 
 
 def standard_output() -> Console:

@@ -10,6 +10,7 @@ a cell that fails is told at the end, and the rest is done.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def _ray(engine: Engine) -> Iterator[Any]:
         if engine.address is None:
             where["include_dashboard"] = False
         try:
-            ray.init(**where, log_to_driver=False, logging_level="error")
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise HarnessError(
                 f"--address {engine.address}: no Ray there ({str(error).splitlines()[0]}); "

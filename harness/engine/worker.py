@@ -72,9 +72,9 @@ def finish(
         store = Store() if options.store else None
         try:
             backbone = _backbone(cells[0], options)
-            for path, _ in run_group(backbone, cells, own, Silent(), store, renumbered):
-                place = next(p for p, c in zip(places, cells, strict=True) if c.path == path)
-                found.append((place, str(path.relative_to(own.out)), {}))
+            for written, _ in run_group(backbone, cells, own, Silent(), store, renumbered):
+                place = next(p for p, c in zip(places, cells, strict=True) if c.path == written)
+                found.append((place, str(written.relative_to(own.out)), {}))
         except HarnessError as error:
             failed = str(error)
         except Exception:  # of a stranger's task or network: the other groups go on
