@@ -19,7 +19,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -68,6 +68,7 @@ __all__ = [
     "find",
     "finished",
     "head_path",
+    "look_at_all",
     "read",
     "read_columns",
     "read_head",
@@ -279,28 +280,44 @@ def find(
     damaged: list[HarnessError] | None = None,
     models: Collection[str] | None = None,
 ) -> Iterator[tuple[Path, Record]]:
-    """Every whole record under ``out``, or those of ``models``, in the order of their paths.
+    """Every whole record under ``out`` that has a score, or those of ``models``, in the order of
+    their paths.
 
-    One that is not whole raises; with a list in ``damaged`` its error is put there instead, so
-    that a table can be made of the others and say what it lacks.
+    One that is not so raises; with a list in ``damaged`` its error is put there instead, so that a
+    table can be made of the others and say what it lacks.
     """
-    told = [] if damaged is None else damaged
-    for path in sorted(_cells(out, told)):
-        if models is not None and path.parent.name not in models:
-            continue
+    for path, found in look_at_all(out, lambda path: not models or path.parent.name in models):
+        if isinstance(found, Record):
+            yield path, found
+        elif damaged is None:
+            raise found
+        else:
+            damaged.append(found)
+
+
+def look_at_all(
+    out: Path, wanted: Callable[[Path], bool] = lambda _: True
+) -> Iterator[tuple[Path, Record | HarnessError]]:
+    """Every record under ``out`` whose path is ``wanted``, in the order of their paths, or why it
+    cannot be counted on; and folders that cannot be looked into, with the reason."""
+    folders: list[tuple[Path, Record | HarnessError]] = []
+    paths = [path for path in _cells(out, folders) if wanted(path)]
+    yield from folders
+    for path in sorted(paths):
         try:
             record = finished(path)
-            if record is None:
-                raise HarnessError(f"{path}: a link to nothing; remove it")
         except HarnessError as error:
-            told.append(error)
+            yield path, error
+            continue
+        if record is None:
+            yield path, HarnessError(f"{path}: a link to nothing; remove it")
+        elif not record.metrics:
+            yield path, HarnessError(f"{path}: it has no score; run its cell again")
         else:
             yield path, record
-        if damaged is None and told:
-            raise told[0]
 
 
-def _cells(out: Path, told: list[HarnessError]) -> Iterator[Path]:
+def _cells(out: Path, told: list[tuple[Path, Record | HarnessError]]) -> Iterator[Path]:
     """Every ``<dataset>/<task>/<model>/*.json`` below ``out``; a folder that cannot be looked into
     is told."""
     folders = [out]
@@ -310,10 +327,11 @@ def _cells(out: Path, told: list[HarnessError]) -> Iterator[Path]:
             try:
                 with os.scandir(folder) as entries:
                     paths += [folder / entry.name for entry in entries if entry.name[0] != "."]
-            except NotADirectoryError:
+            except (NotADirectoryError, FileNotFoundError):
                 continue
             except OSError as error:
-                told.append(HarnessError(f"{folder}: cannot be read: {error.strerror}"))
+                what = HarnessError(f"{folder}: cannot be read: {error.strerror}")
+                told.append((folder, what))
         folders = paths
     yield from (path for path in folders if path.suffix == ".json")
 

@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 
 from harness.atomic import explained, replace
-from harness.console import FILE_WIDTH, standard_output
+from harness.console import into, standard_output
 from harness.errors import HarnessError
 from harness.gate.facts import as_json
 from harness.gate.gate_file import Gate
@@ -17,6 +17,7 @@ from harness.gate.github import as_markdown
 from harness.gate.judge import Report, judge
 from harness.gate.junit import as_xml
 from harness.gate.sheets import sheets
+from harness.records import check_folder
 from harness.tables import sheet
 from harness.tables.rows import Chosen
 from harness.typed import names
@@ -28,8 +29,7 @@ _WRITERS = {"github": as_markdown, "junit": as_xml, "json": as_json}
 def run(options: argparse.Namespace) -> int:
     """Raises ``HarnessError`` for bad input; else the exit status is that of the verdict."""
     for folder in (options.baseline, options.candidate):
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+        check_folder(folder)
     if options.baseline.resolve() == options.candidate.resolve():
         raise HarnessError(f"{options.baseline}: baseline and candidate are the same folder")
     chosen = Chosen(
@@ -71,5 +71,5 @@ def _text(format_: str, report: Report) -> str:
         # A path need not be text; what would be no UTF-8 is written as an escape.
         return _WRITERS[format_](report).encode("utf-8", "backslashreplace").decode()
     text = io.StringIO()
-    _show(Console(file=text, highlight=False, width=FILE_WIDTH), report)
+    _show(into(text), report)
     return text.getvalue()
