@@ -179,7 +179,8 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
+        what = first["msg"].removeprefix("Value error, ")
+        what = f"{where}: {what}" if where else what
         raise DamagedResult(f"{path}: damaged, not a record: {what}") from None
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 
 from rich.console import Console
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import into, standard_output
 from harness.errors import HarnessError
 from harness.gate.facts import as_json
@@ -36,13 +37,17 @@ def run(options: argparse.Namespace) -> int:
         tasks=names("task", options.task),
         datasets=names("dataset", options.dataset),
         models=names("model", options.model),
-        random=True,
     )
     gate = Gate.load(options.gate, options.speed)
     report = judge(options.baseline, options.candidate, gate, chosen)
     for note in report.notes:
         print(f"harness: {note}", file=sys.stderr)
-    _give(options, report)
+    try:
+        _give(options, report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`harness regress | head`), and the verdict still is the status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PASSED if report.passed else FAILED
 
 
@@ -55,9 +60,7 @@ def _give(options: argparse.Namespace, report: Report) -> None:
     if options.out is None:
         print(text, end="")
         return
-    with explained(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace({options.out: text.encode()})
+    publish(options.out, text.encode())
     print(report.verdict)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.records import Record, check_folder, look_at_all
+from harness.results.identity import below, place_of
 from harness.tables.rows import Chosen, Result
 
 
@@ -37,7 +38,10 @@ def read_side(folder: Path, chosen: Chosen) -> Side:
 
     for path, found in look_at_all(folder, wanted):
         if isinstance(found, Record):
-            results.append(Result(path, found))
+            if path == (place := place_of(path, found)):
+                results.append(Result(path, found))
+            else:  # a copy, perhaps of another run: nothing says which of two counts
+                damaged[path] = f"{path}: in the wrong place; it is the result of {below(place)}"
         elif path.suffix == ".json":
             damaged[path] = str(found)
         else:  # what a folder hides, nobody can judge
