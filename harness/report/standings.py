@@ -117,7 +117,7 @@ def table(
         for each in board.standings
         if each.base is not None and (row := compared.get((each.result.path, first))) is not None
     ]
-    pairs, pair_scale, gain_scale = differences(found, STRIP, _EDGE)
+    pairs, pair_scale, gain_scale = differences(found, title_words(board), STRIP, _EDGE)
     paired = {model for row in pairs for model in (row.baseline, row.model)}
     scale = _scale(board, first)
     bests = {name: best(board, name) for name in metrics}
