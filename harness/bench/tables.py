@@ -22,8 +22,8 @@ _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 def tables() -> dict[str, Any]:
     """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells: hits
-    and a distance), ``harness results check`` and ``harness report``, reading included, and the
-    report's size."""
+    and a distance), ``harness regress`` (all of them against as many that moved), ``harness results
+    check`` and ``harness report``, reading included, and the report's size."""
     from harness.cli import main
 
     with tempfile.TemporaryDirectory() as place:
@@ -31,11 +31,14 @@ def tables() -> dict[str, Any]:
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
         count = _write(folder / "results", models)
+        moved = str(folder / "moved")
+        _write(folder / "moved", models, noise=0.05)
         page = folder / "report.html"
         asked = ["--results", str(folder / "results"), "--models", str(models), "--json"]
         commands = {
             "leaderboard": ["leaderboard", *asked],
             "compare": ["compare", "--pairs", *asked],
+            "regress": ["regress", "--baseline", asked[1], "--candidate", moved, "--json"],
             "check": ["results", "check", str(folder / "results"), "--json"],
             "report": ["report", "--out", str(page), *asked],
         }
@@ -60,9 +63,10 @@ def _entry(number: int) -> str:
     return f"made-up{number}:\n  timm: vit_tiny_patch16_224\n{baseline}"
 
 
-def _write(out: Path, models: Path) -> int:
-    """Results of two tasks, one of hits and one of a distance, on each data set."""
-    generator = np.random.default_rng(0)
+def _write(out: Path, models: Path, noise: float = 0.0) -> int:
+    """Results of two tasks, one of hits and one of a distance, on each data set; with ``noise``
+    each picture is a little harder or easier for the same model."""
+    generator, further = np.random.default_rng(0), np.random.default_rng(1)
     ids = [f"picture-{number:05d}" for number in range(_PICTURES)]
     registry, count = Registry.load([models]), 0
     for dataset in range(_DATASETS):
@@ -70,6 +74,7 @@ def _write(out: Path, models: Path) -> int:
         cells, fingerprint = [], 8 * f"{dataset:08x}"  # its first digits seed the draws
         for model in range(_MODELS):
             skill = hard + generator.normal(size=_PICTURES) + 0.2 * (model % 2)
+            skill = skill + noise * further.normal(size=_PICTURES)
             cells.append((model, "lost", "corloc", 100.0, skill > 0))
             cells.append((model, "depth", "rmse", 1.0, np.exp(-skill / 4)))
         columns = np.stack([scale * column for *_, scale, column in cells], axis=1)

@@ -66,7 +66,8 @@ class Cell:
     data: Paired | None = field(default=None, repr=False)
     seed: int = 0
     p_gain: float | None = None
-    """Of a gain no larger than the tolerance; only "improved" is told by it."""
+    p_gain_holm: float | None = None
+    """Of a gain no larger than the tolerance; only "improved" is told by them."""
 
     @property
     def few_pictures(self) -> bool:

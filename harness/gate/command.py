@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from harness.gate.github import as_markdown
 from harness.gate.judge import Report, judge
 from harness.gate.junit import as_xml
 from harness.gate.sheets import sheets
+from harness.records import check_folder
 from harness.tables import sheet
 from harness.tables.rows import Chosen
 from harness.typed import names
@@ -28,21 +30,24 @@ _WRITERS = {"github": as_markdown, "junit": as_xml, "json": as_json}
 def run(options: argparse.Namespace) -> int:
     """Raises ``HarnessError`` for bad input; else the exit status is that of the verdict."""
     for folder in (options.baseline, options.candidate):
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+        check_folder(folder)
     if options.baseline.resolve() == options.candidate.resolve():
         raise HarnessError(f"{options.baseline}: baseline and candidate are the same folder")
     chosen = Chosen(
         tasks=names("task", options.task),
         datasets=names("dataset", options.dataset),
         models=names("model", options.model),
-        random=True,
     )
     gate = Gate.load(options.gate, options.speed)
     report = judge(options.baseline, options.candidate, gate, chosen)
     for note in report.notes:
         print(f"harness: {note}", file=sys.stderr)
-    _give(options, report)
+    try:
+        _give(options, report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`harness regress | head`), and the verdict still is the status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PASSED if report.passed else FAILED
 
 

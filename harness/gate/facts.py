@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from harness.gate.cells import Cell
 from harness.gate.judge import Report
+from harness.printable import json_text
 
 _CELL = (
     *("dataset", "task", "protocol", "model", "metric", "unit", "higher_is_better"),
@@ -27,7 +27,7 @@ def as_json(report: Report) -> str:
         "speed": [{name: getattr(each, name) for name in _PACE} for each in report.paces],
         "notes": report.notes,
     }
-    return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(facts) + "\n"
 
 
 def _facts(cell: Cell) -> dict[str, Any]:

@@ -9,13 +9,14 @@ cells it has; that a number moved is no reason. An improvement is told by the sa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from harness.errors import HarnessError
 from harness.gate import margin
 from harness.gate.cells import STATES, Cell, hold
 from harness.gate.gate_file import Gate
@@ -26,7 +27,7 @@ from harness.tables.paired import NOTHING_SHARED, Drawn, drawn
 from harness.tables.rows import Chosen
 
 _FINE_DRAWS = 20_000
-"""Where an interval is near the tolerance, its end must not be chance."""
+"""Where an interval decides, its end must not be chance. Of a mean: of others so many take long."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,23 @@ class Report:
 def judge(baseline: Path, candidate: Path, gate: Gate, chosen: Chosen) -> Report:
     """Hold the results of one folder against those of the other.
 
-    Raises ``HarnessError`` where either has none.
+    Raises ``HarnessError`` where either has none, or none has a metric.
     """
     sides = read_side(baseline, chosen), read_side(candidate, chosen)
     cells, pairs = hold(*sides)
+    if not cells:
+        raise HarnessError(f"no result in {baseline} or {candidate} has a metric: nothing to judge")
     for cell in cells:
         cell.ignored = gate.ignored(cell)
         if cell.baseline is not None:
             cell.tolerance = gate.tolerated(cell, cell.baseline)
     measure([cell for cell in cells if cell.moved])
     measured = [cell for cell in cells if cell.p is not None]
-    decide([cell for cell in measured if cell.ignored is None], gate.level)
+    adjust([cell for cell in measured if cell.ignored is None])
     for cell in measured:
         if cell.ignored is not None:
-            decide([cell], gate.level)
+            adjust([cell])
+    decide(measured, gate.level)
     for cell in cells:
         if cell.data is not None and not cell.moved:
             cell.difference = cell.low = cell.high = 0.0
@@ -92,32 +96,22 @@ def judge(baseline: Path, candidate: Path, gate: Gate, chosen: Chosen) -> Report
 
 
 def measure(cells: Sequence[Cell]) -> None:
-    """Difference, interval and p of cells that moved; those of the same pictures from the same
-    draws."""
+    """Difference, interval and p of cells that moved."""
+    for cell, found in _drawn(cells, 2000):
+        _fill(cell, found)
+
+
+def _drawn(cells: Sequence[Cell], draws: int) -> Iterator[tuple[Cell, Drawn]]:
+    """Cells of the same pictures are of the same draws."""
 
     def key(cell: Cell) -> tuple[int, bytes]:
         assert cell.data is not None
         return cell.seed, cell.data.pictures
 
-    for _, those in groupby(sorted(cells, key=key), key=key):
+    for (seed, _), those in groupby(sorted(cells, key=key), key=key):
         same = list(those)
-        for cell, found in zip(same, _drawn(same), strict=True):
-            _fill(cell, found)
-        near = [cell for cell in same if _near(cell)]
-        for cell, found in zip(near, _drawn(near, _FINE_DRAWS), strict=True):
-            cell.low, cell.high = found.low, found.high
-
-
-def _drawn(cells: Sequence[Cell], draws: int = 2000) -> list[Drawn]:
-    data = [cell.data for cell in cells if cell.data is not None]
-    return drawn(data, cells[0].seed, draws) if data else []
-
-
-def _near(cell: Cell) -> bool:
-    """Whether it hangs on the interval, of a mean: of others many draws take long."""
-    assert cell.data is not None
-    p_values = [p for p in (cell.p, cell.p_gain) if p is not None]
-    return cell.data.change is not None and min(p_values, default=1.0) < 0.1
+        data = [cell.data for cell in same if cell.data is not None]
+        yield from zip(same, drawn(data, seed, draws), strict=True)
 
 
 def _fill(cell: Cell, found: Drawn) -> None:
@@ -148,19 +142,36 @@ def _beyond(cell: Cell, found: Drawn, tolerance: float, sign: int) -> float:
     return margin.of_mean(losses, tolerance, clusters)
 
 
+def adjust(cells: Sequence[Cell]) -> None:
+    """The p-values of all cells that moved, for their number (Holm)."""
+    for name, adjusted in (("p", "p_holm"), ("p_gain", "p_gain_holm")):
+        p_values = [getattr(cell, name) for cell in cells]
+        for cell, p in zip(cells, holm(p_values), strict=True):
+            setattr(cell, adjusted, float(p))
+
+
 def decide(cells: Sequence[Cell], level: float) -> None:
-    """The state of cells that moved, and were measured together."""
-    losses, gains = (
-        holm([1.0 if p is None else p for p in those])
-        for those in ([cell.p for cell in cells], [cell.p_gain for cell in cells])
-    )
-    for cell, loss, gain in zip(cells, losses, gains, strict=True):
+    """The state of cells that are measured, and adjusted."""
+
+    def sure(p: float | None) -> bool:
+        return p is not None and p < level
+
+    means = [
+        cell
+        for cell in cells
+        if (sure(cell.p_holm) or sure(cell.p_gain_holm))
+        and cell.data is not None
+        and cell.data.change is not None
+    ]
+    for cell, found in _drawn(means, _FINE_DRAWS):
+        cell.low, cell.high = found.low, found.high
+    for cell in cells:
         assert cell.low is not None and cell.high is not None and cell.tolerance is not None
         low, high = (-cell.high, -cell.low) if cell.higher_is_better else (cell.low, cell.high)
-        cell.p_holm, cell.state = float(loss), "within noise"
-        if loss < level and low > cell.tolerance:
+        cell.state = "within noise"
+        if sure(cell.p_holm) and low > cell.tolerance:
             cell.state = "regressed"
-        elif gain < level and high < -cell.tolerance:
+        elif sure(cell.p_gain_holm) and high < -cell.tolerance:
             cell.state = "improved"
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm, t
+from scipy.special import gammaln, ndtr, stdtr, xlogy
 
 _LIKELY = 0.2
 """From here on the normal approximation of a p is near enough: it decides nothing."""
-_TAIL = 1e-13
 
 
 def of_hits(lost: int, gained: int, pictures: int, margin: float) -> float:
@@ -29,19 +28,20 @@ def of_hits(lost: int, gained: int, pictures: int, margin: float) -> float:
     if margin >= 1:
         return 1.0
     observed = float(_score(lost, gained, pictures, margin))
-    p = float(norm.sf(observed))
+    p = float(ndtr(-observed))
     if p > _LIKELY or lost + gained == 0:
         return p
     gain = float(_likeliest_gain(lost, gained, pictures, margin))
     loss = gain + margin
-    losses = np.arange(*_reach(pictures, loss))
-    gains = np.arange(*_reach(pictures, gain))
-    far = _score(losses[:, None], gains[None], pictures, margin) >= observed - 1e-9
-    left = gain / (1 - loss) if loss < 1 else 0.0  # of the pictures that are not lost
-    together = binom.pmf(losses, pictures, loss)[:, None] * binom.pmf(
-        gains[None], pictures - losses[:, None], min(1.0, left)
-    )
-    return float(min(1.0, together[far].sum() + 4 * _TAIL))
+    losses = np.arange(*_reach(pictures, loss))[:, None]
+    gains = np.arange(*_reach(pictures, gain))[None]
+    rest = pictures - losses - gains
+    far = (rest >= 0) & (_score(losses, gains, pictures, margin) >= observed - 1e-9)
+    counts = [np.broadcast_to(each, far.shape)[far] for each in (losses, gains, rest)]
+    shares = [loss, gain, max(0.0, 1 - loss - gain)]
+    ways = gammaln(pictures + 1) - sum(gammaln(each + 1) for each in counts)
+    chances = np.exp(ways + sum(map(xlogy, counts, shares)))
+    return float(min(1.0, chances.sum()))
 
 
 def _score(lost: ArrayLike, gained: ArrayLike, pictures: int, margin: float) -> NDArray[np.float64]:
@@ -68,9 +68,9 @@ def _likeliest_gain(
 
 
 def _reach(pictures: int, share: float) -> tuple[int, int]:
-    """All counts but those too unlikely to matter."""
-    low, high = (int(binom.ppf(end, pictures, share)) for end in (_TAIL, 1 - _TAIL))
-    return max(0, low - 1), min(pictures, high + 1) + 1
+    """All counts but those too unlikely to matter: 1e-15 and less."""
+    mean, spread = pictures * share, np.sqrt(pictures * share * (1 - share))
+    return max(0, int(mean - 9 * spread)), min(pictures, int(mean + 9 * spread + 30)) + 1
 
 
 def of_mean(losses: ArrayLike, margin: float, clusters: ArrayLike | None = None) -> float:
@@ -101,4 +101,4 @@ def of_error(loss: float, error: float, margin: float, units: int) -> float:
     # Rounding is no spread: what moved by the same everywhere did so for certain.
     if error <= 1e-12 * max(abs(loss), margin):
         return 0.0 if excess > 1e-9 * max(abs(loss), margin) else 1.0
-    return float(t.sf(excess / error, units - 1))
+    return float(stdtr(units - 1, -excess / error))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.records import finished
+from harness.records import check_folder, finished
+from harness.results.identity import below, place_of
 from harness.tables.rows import Chosen, Result
 
 
@@ -23,8 +24,7 @@ class Side:
 def read_side(folder: Path, chosen: Chosen) -> Side:
     """Raises ``HarnessError`` where the folder is missing, or has no whole result that is asked
     for."""
-    if not folder.is_dir():
-        raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+    check_folder(folder)
     results: list[Result] = []
     damaged = {}
     seen = False
@@ -38,11 +38,17 @@ def read_side(folder: Path, chosen: Chosen) -> Side:
             continue
         try:
             record = finished(path)
+            place = path if record is None else place_of(path, record)
         except HarnessError as error:
             damaged[path] = str(error)
             continue
-        if record is not None:
-            results.append(Result(path, record))
+        if record is None:
+            continue
+        if path != place:
+            # A copy, perhaps of another run: nothing says which of two counts.
+            damaged[path] = f"{path}: in the wrong place; it is the result of {below(place)}"
+            continue
+        results.append(Result(path, record))
     if not results:
         if damaged:
             raise HarnessError(f"no whole result in {folder}: {next(iter(damaged.values()))}")

@@ -151,6 +151,7 @@ def check_table(result: Result, table: Mapping[str, aggregates.Column]) -> None:
     if ids is None or len(set(ids.tolist())) != len(ids):
         raise HarnessError(f"{path}: damaged: not one row for each picture (image_id)")
     for name, metric in result.record.metrics.items():
+        aggregates.find(metric.aggregate)
         if metric.aggregate != "mean" or metric.column is None or metric.column not in table:
             continue
         (column,) = aggregates.complete([table[metric.column]])

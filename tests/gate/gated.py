@@ -44,7 +44,7 @@ class Folders:
 
     def judged(self, text: str | None = None, **how: Any) -> Report:
         gate = Gate.load(None if text is None else self.gate(text), **how)
-        return judge(self.baseline, self.candidate, gate, Chosen(random=True))
+        return judge(self.baseline, self.candidate, gate, Chosen())
 
     def typed(self, *more: object) -> int:
         """The exit status of the command."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,7 @@ def test_folders_that_are_missing_empty_or_one_are_bad_input(
         ('{"schema_version": 1, "task', "not strict JSON"),
         ("NaN", "NaN is not JSON"),
         ("later", "of schema 2"),
+        ("climbing", "cannot be used"),
     ],
 )
 def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
@@ -102,6 +105,8 @@ def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
     if text == "NaN":
         value = json.loads(record)["metrics"]["corloc"]["value"]
         text = record.replace(f'"value": {value}', '"value": NaN')
+    elif text == "climbing":
+        text = record.replace('"name": "voc07"', '"name": "../voc07"')
     elif text == "later":
         text = record.replace('"schema_version": 1', '"schema_version": 2')
     assert text != record
@@ -174,3 +179,72 @@ def test_nothing_is_written_into_either_folder(folders: Folders) -> None:
     before = {path: path.stat().st_mtime_ns for path in folders.folder.rglob("*")}
     folders.typed()
     assert {path: path.stat().st_mtime_ns for path in folders.folder.rglob("*")} == before
+
+
+def test_a_result_that_was_copied_to_another_models_folder_is_damaged(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = folders.both(hits(0.5), hits(0.5))
+    shutil.copytree(path.parent, path.parent.with_name("vitb"))
+    found = {cell["model"]: cell for cell in folders.facts(capsys)["cells"]}
+    assert found["vits"]["state"] == "unchanged" and found["vitb"]["state"] == "damaged"
+    assert "wrong place; it is the result of voc07/lost/vits/lost.json" in found["vitb"]["reason"]
+
+
+def test_the_status_is_the_verdict_where_the_reader_has_gone(folders: Folders) -> None:
+    folders.both(*moved(40, 0))
+    command = (
+        f"{sys.executable} -m harness.cli regress --baseline {folders.baseline} "
+        f"--candidate {folders.candidate} | true; exit ${{PIPESTATUS[0]}}"
+    )
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_an_interrupt_leaves_no_file(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folders.both(hits(0.5), hits(0.5))
+    monkeypatch.setattr("harness.gate.command.judge", interrupted)
+    out = folders.folder / "verdict.md"
+    assert folders.typed("--format", "github", "--out", out) == 130
+    assert not out.exists() and "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "aggregate", "says"),
+    [
+        (np.array(["yes"] * 400), "mean", "not numbers"),
+        (np.ones((400, 2)), "mean", "not one number a picture"),
+        (np.ones(400), "mean_of_tomorrow", "no aggregate 'mean_of_tomorrow'"),
+    ],
+)
+def test_values_that_are_none_of_the_metrics_are_damaged(
+    folders: Folders,
+    capsys: pytest.CaptureFixture[str],
+    column: np.ndarray[Any, Any],
+    aggregate: str,
+    says: str,
+) -> None:
+    for path in folders.both(hits(1.0), hits(1.0)):
+        record = records.read(path)
+        metric = record.metrics["corloc"].model_copy(update={"aggregate": aggregate})
+        ids = [f"{place:05d}" for place in range(400)]
+        changed = record.model_copy(update={"metrics": {"corloc": metric}})
+        records.write(path, changed, {"image_id": ids, "hit": column})
+    (cell,) = folders.facts(capsys)["cells"]
+    assert cell["state"] == "damaged" and says in cell["reason"]
+
+
+def test_results_without_a_metric_are_nothing_to_judge(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folders.both(hits(0.5), hits(0.5)):
+        record = json.loads(path.read_text())
+        record["metrics"] = {}
+        path.write_text(json.dumps(record))
+    assert folders.typed() == 2
+    assert "nothing to judge" in capsys.readouterr().err
