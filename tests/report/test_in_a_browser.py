@@ -129,8 +129,7 @@ def test_filters_leave_what_was_asked_for(
     )
     assert boards == entries == (0 if not kept else 2 if name == "family" else 1)
     page.run("document.querySelector('#filters [type=reset]').click()")
-    page.run("new Promise((done) => setTimeout(done, 50))")
-    assert len(page.run(SHOWN)) == 7
+    page.until(f"{SHOWN}.length === 7")
 
 
 @pytest.mark.parametrize("what", ["record", "picture"])
@@ -154,12 +153,14 @@ def test_the_theme_is_the_systems_until_the_button_chooses(page: Browser) -> Non
     light = page.run(ground)
     page.window(1280, dark=True)
     dark = page.run(ground)
-    assert dark != light and page.run("document.getElementById('theme').textContent") == "Light"
+    assert dark != light
+    page.until("document.getElementById('theme').textContent === 'Light'")
     click(page, "#theme")
     assert page.run(ground) == light
     page.again()
     assert page.run(ground) == light
     page.window(1280)
+    page.until("document.getElementById('theme').textContent === 'Dark'")
     click(page, "#theme")
     assert page.run(ground) == dark
 
@@ -232,8 +233,7 @@ def test_names_in_records_run_nothing(chromium: Browser, tmp_path: Path) -> None
     chromium.run("document.querySelectorAll('summary').forEach((each) => each.click())")
     choose(chromium, "text", "script")
     choose(chromium, "text", "")
-    shown = chromium.run(SHOWN)
-    assert {name.replace("\0", "\ufffd") for name in HOSTILE} == set(shown)
+    assert set(chromium.run(SHOWN)) == {name.replace("\0", "\ufffd") for name in HOSTILE}
     assert (
         chromium.run("document.title") == "Frozen Vision Transformers, with and without registers"
     )
