@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
     Column = NDArray[Any] | Sequence[str]
 
-_LONGEST_TEXT = 10_000
+_MOST_TEXT = 2**31
+"""Bytes in memory of one column."""
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -391,8 +392,8 @@ def _to_numpy(column: Any) -> NDArray[Any]:
     if pyarrow.types.is_string(column.type):
         # numpy gives every text the room of the longest.
         longest = pyarrow.compute.max(pyarrow.compute.utf8_length(column)).as_py() or 0
-        if longest > _LONGEST_TEXT:
-            raise ValueError(f"a text has {longest:,} characters (at most {_LONGEST_TEXT:,})")
+        if 4 * longest * len(column) > _MOST_TEXT:
+            raise ValueError(f"a text of {longest:,} characters among {len(column):,} rows")
         return np.asarray(column.to_pylist(), dtype=np.str_)
     if not pyarrow.types.is_fixed_size_list(column.type):
         values: NDArray[Any] = column.to_numpy()

@@ -20,6 +20,7 @@ from harness.tables.rows import Result
 
 _BETWEEN_RENAMES = 0.2
 """Seconds: another run may just have given its table its name, and not yet its record."""
+_SHOWN = 3
 _AGAIN = "run its cell again, or remove it"
 
 
@@ -91,8 +92,7 @@ class _Check:
             self._tell(head_path(path), "a head that its record does not name", "remove it")
         for what in contradictions(record):
             self._tell(path, what)
-        for what in wrong_scores(path, record, table, self.intervals):
-            self._tell(path, what)
+        self._tell_together(path, list(wrong_scores(path, record, table, self.intervals)))
         ids = table.get("image_id")
         if ids is None or len(set(ids.tolist())) != len(ids):
             self._tell(path.with_suffix(".parquet"), "not one row for each picture (image_id)")
@@ -125,8 +125,17 @@ class _Check:
                 )
 
     def _finish_intervals(self) -> None:
+        found: dict[Path, list[str]] = {}
         for path, what in self.intervals.wrong():
-            self._tell(path, what)
+            found.setdefault(path, []).append(what)
+        for path, several in found.items():
+            self._tell_together(path, several)
+
+    def _tell_together(self, path: Path, several: list[str]) -> None:
+        """What is wrong with the scores of one record, as one problem."""
+        more = [f"and {len(several) - _SHOWN} more"] if len(several) > _SHOWN else []
+        if several:
+            self._tell(path, "; ".join([*several[:_SHOWN], *more]))
 
     def _tell(self, path: Path, what: str, advice: str | None = None) -> None:
         command = self.commands.get(path.with_suffix(".json"))

@@ -83,16 +83,10 @@ def boards(
     own weights. With ``pairs`` only models that have a baseline there, those, and floors; the gain
     then has its paired interval. Raises ``HarnessError`` where nothing is left.
     """
-    scored = [each for each in results if each.record.metrics]
-    for each in results:
-        if not each.record.metrics:
-            tell(f"left out: {each.path}: it has no metric")
-    if not scored:
-        raise HarnessError(f"none of {len(results)} results has a metric; run their cells again")
-    kept = [each for each in scored if everything or each.record.complete]
+    kept = [each for each in results if everything or each.record.complete]
     if not kept:
         raise HarnessError(
-            f"all {len(scored)} results are of changed protocols, parts of a data set or random "
+            f"all {len(results)} results are of changed protocols, parts of a data set or random "
             "weights; --all ranks them too"
         )
     alike: dict[tuple[str, str, str, bytes], list[Result]] = {}

@@ -30,13 +30,13 @@ def with_table(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     sealed(path)
 
 
-def sealed(path: Path) -> None:
-    """Make the record name the table that lies beside it, whatever that is."""
+def sealed(path: Path, shape: bool = True) -> None:
+    """Make the record name the table that lies beside it, whatever that is; and its ``shape``."""
     data = path.with_suffix(".parquet").read_bytes()
 
     def seal(facts: dict[str, Any]) -> None:
         facts["per_picture"]["sha256"] = hashlib.sha256(data).hexdigest()
-        if data[:4] == b"PAR1":
+        if shape and data[:4] == b"PAR1":
             table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
             facts["per_picture"] |= {"rows": table.num_rows, "columns": table.column_names}
 

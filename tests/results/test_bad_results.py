@@ -12,12 +12,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bad_results import BAD_TABLE, HOSTILE, LONG, NOT_READ, ODD
 from made_records import hits, made
-from resealed import changed
+from resealed import changed, sealed
 
+from harness import records
 from harness.cli import main
+from harness.results import check as results_check
 
 COMMANDS = {
     "compare": ["compare", "vits", "vits-reg4", "--results"],
@@ -42,6 +45,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "results"))
+
+
+@pytest.fixture(autouse=True)
+def no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody writes meanwhile, so that nobody need be waited for."""
+    monkeypatch.setattr(results_check, "_BETWEEN_RENAMES", 0.0)
 
 
 def record(out: Path, model: str = "vits-reg4") -> Path:
@@ -225,3 +234,35 @@ def test_long_texts_are_cut_on_a_terminal_and_whole_for_a_program(
     assert "(1,000,000 characters)" in " ".join(shown.split()) or len(shown) < 100_000
     _, shown, _ = typed(capsys, "leaderboard --json", out)
     assert LONG in shown
+
+
+def test_a_text_that_would_take_all_memory_is_not_read(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy gives each of n texts the room of the longest."""
+    ODD["a long id"](record(out))
+    monkeypatch.setattr(records, "_MOST_TEXT", 40 * 4 * 99_999)
+    status, _, told = typed(capsys, "compare", out)
+    assert status == 2 and "a text of 100,000 characters among 40 rows" in told
+
+
+def test_no_byte_that_is_turned_or_cut_leads_to_a_traceback(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    files = [record(out), record(out).with_suffix(".parquet")]
+    whole = {path: path.read_bytes() for path in files}
+    for number in range(30):
+        path = files[number % 2]
+        data = bytearray(whole[path])
+        if number % 5:
+            data[generator.integers(len(data))] ^= 1 << generator.integers(8)
+        else:
+            del data[generator.integers(len(data)) :]
+        path.write_bytes(data)
+        if path.suffix == ".parquet":
+            sealed(record(out), shape=False)
+        for command in ("compare", "check --json"):
+            typed(capsys, command, out)
+        for each, before in whole.items():
+            each.write_bytes(before)

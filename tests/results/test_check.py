@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -15,6 +16,7 @@ from made_records import hits, made
 from resealed import changed, sealed, with_table
 
 from harness.cli import main
+from harness.results import check as results_check
 from harness.results.check import Report, check
 from harness.schema import pictures_folder
 
@@ -183,7 +185,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_each_damage_is_the_only_problem_and_told_with_what_to_do(out: Path, damage: str) -> None:
+def test_each_damage_is_the_only_problem_and_told_with_what_to_do(
+    out: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_check, "_BETWEEN_RENAMES", 0.0)
     do, name, words = DAMAGE[damage]
     do(lost(out))
     (problem,) = check([out]).problems
@@ -225,6 +230,16 @@ def test_a_score_that_is_no_mean_is_made_again_from_its_counts(out: Path) -> Non
     with_table(path, fewer)
     ((_, what),) = told(check([out]), out)
     assert what == "miou is 32.8601, but its pictures give 13.8427"
+
+
+def test_the_scores_of_a_record_are_one_problem(out: Path) -> None:
+    def more(facts: dict[str, Any]) -> None:
+        wrong = {**facts["metrics"]["corloc"], "value": 99.0, "high": 99.0}
+        facts["metrics"] |= {f"corloc_{place}": wrong for place in range(5)}
+
+    changed(lost(out), more)
+    ((_, what),) = told(check([out]), out)
+    assert what.count("is 99, but its pictures give") == 3 and what.endswith("; and 2 more")
 
 
 def test_a_record_where_no_table_looks_is_found_and_a_folder_in_the_folder_is_checked(

@@ -202,9 +202,9 @@ def test_a_record_without_a_metric_is_told_and_left_out(
         path.write_text(json.dumps({**record, "metrics": {}}))
     common = "--out", tmp_path / "page"
     told = complaint(capsys, command, "--results", tmp_path / "one", *common)
-    assert "none of 1 results has a metric" in told
+    assert "vits/lost.json: it has no score" in told
     assert main([command, "--results", str(out), "--out", str(tmp_path / "page")]) == 0
-    assert "vits/lost.json: it has no metric" in capsys.readouterr().err
+    assert "vits/lost.json: it has no score" in capsys.readouterr().err
     assert "vitb-reg4" in (tmp_path / "page").read_text()
 
 
