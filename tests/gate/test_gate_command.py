@@ -93,7 +93,7 @@ def test_folders_that_are_missing_empty_or_one_are_bad_input(
         ('{"schema_version": 1, "task', "not strict JSON"),
         ("NaN", "NaN is not JSON"),
         ("later", "of schema 2"),
-        ("climbing", "cannot be used"),
+        ("climbing", "dataset.name"),
     ],
 )
 def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
