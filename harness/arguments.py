@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import registers_command
 from harness.bench.arguments import add_bench
+from harness.contract.arguments import add_tasks
 from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
 from harness.nano.arguments import add_pretrain
@@ -185,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
 
     models = add("models", "list the models", "harness models --models mine.yaml")
     _add_model_files(models)
-    add("tasks", "list the tasks and their protocols", "harness tasks")
+    _add_files(add_tasks(add))
     suites = add("suites", "list the suites: named lists of runs", "harness suites")
     _add_suite_files(suites)
     datasets = add(

@@ -70,6 +70,19 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def publish(path: Path, data: bytes) -> None:
+    """Write the one file that a command was asked for, and its folder if need be.
+
+    Raises ``HarnessError``, also for what stands there and is no file: a device or a pipe
+    (``/dev/stdout``) would be replaced by one.
+    """
+    with explained(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise HarnessError(f"{path}: a device or a pipe, not a file; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace({path: data})
+
+
 def replace(files: Mapping[Path, bytes]) -> None:
     """Write ``files``, all of one folder, and give them their names in the order given.
 

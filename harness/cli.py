@@ -210,13 +210,9 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _tasks(options: argparse.Namespace) -> int:
-    from harness import terminal
-    from harness.describe import describe_task
-    from harness.task import find_task, task_names
+    from harness.contract.command import tasks
 
-    facts = [describe_task(find_task(name)) for name in task_names()]
-    _print(options, facts, lambda: terminal.show_tasks(facts))
-    return EXIT_DONE
+    return tasks(options)
 
 
 def _suites(options: argparse.Namespace) -> int:

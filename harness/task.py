@@ -270,10 +270,12 @@ class Evaluation(ABC):
     """One (model, data set, protocol) being scored: a fold over batches.
 
     ``state`` is picklable; ``load(state())`` continues where it was. ``merge`` adds what another
-    evaluation of other pictures of the same roles saw, where ``mergeable``.
+    evaluation of other pictures of the same roles saw, where ``mergeable``: each is fed its part of
+    every role, and ``end`` of the last role comes after the merge. One that offers no ``state``
+    raises ``NotImplementedError``.
     """
 
-    mergeable: ClassVar[bool] = True
+    mergeable: bool = True
 
     @abstractmethod
     def update(self, role: Role, batch: Batch) -> None: ...
@@ -298,13 +300,15 @@ class Evaluation(ABC):
 class Task(ABC, Generic[P]):
     """A named way of judging frozen features. ``protocols`` maps names; the first is the default.
 
-    ``default_datasets`` are run where none is named.
+    ``default_datasets`` are run where none is named. ``checked_with`` has for a protocol the
+    settings with which a few small pictures do, for ``harness tasks check``.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     protocols: Mapping[str, P]
     default_datasets: ClassVar[tuple[str, ...]] = ()
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     @abstractmethod
     def requests(
@@ -369,4 +373,16 @@ def find_task(name: str) -> Task[Any]:
         ) from error
     if not isinstance(task, Task):
         raise HarnessError(f"task {name!r} ({points[name].value}) is no harness.task.Task")
+    if lacking := [each for each in ("name", "summary", "protocols") if not hasattr(task, each)]:
+        raise HarnessError(
+            f"task {name!r} ({points[name].value}) has no {' and no '.join(lacking)}"
+        )
+    known = task.protocols
+    if not (isinstance(known, Mapping) and known) or not all(
+        isinstance(protocol, Protocol) for protocol in known.values()
+    ):
+        raise HarnessError(
+            f"task {name!r} ({points[name].value}): `protocols` is no mapping of names to "
+            "harness.task.Protocol objects, at least one"
+        )
     return task

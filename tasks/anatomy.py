@@ -90,6 +90,8 @@ class LocalInformationEvaluation(AnatomyEvaluation):
         self._waiting: list[tuple[tuple[str, ...], Examples, Tensor]] = []
         self._scored: dict[str, NDArray[np.float64]] = {}
         self._device = torch.device(context.device)
+        # Probes that score a picture are fitted on all of train, which no worker's part is.
+        self.mergeable = "train" not in context.datasets
         self._held: set[str] | None = None
         if "train" not in context.datasets:
             ids = [sample.id for sample in self._dataset.samples]

@@ -58,6 +58,7 @@ from harness.task import (
 _NYU = 640, 480
 _LEAST = 100
 """Pixels: scale and shift fitted to a few of them leave no error, which would say nothing."""
+_BRIEF = {"steps": 4, "batch_size": 8, "crop": 42, "cut": None, "evaluated": "none"}
 _METRICS: dict[str, MetricSpec] = {
     "rmse": MetricSpec("rmse", "m", False),
     "abs_rel": MetricSpec("abs_rel", "", False),
@@ -236,6 +237,12 @@ class Depth(PicturedTask[Any]):
     name: ClassVar[str] = "depth"
     summary: ClassVar[str] = "how far every pixel is, from frozen patches (RMSE)"
     default_datasets: ClassVar[tuple[str, ...]] = ("nyu",)
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "linear-depth": {"size": 56, "steps": 8, "evaluated": "none"},
+        "dinov2-linear-depth": _BRIEF,
+        "dinov2-linear-depth-4": _BRIEF,
+        "dinov3-linear-depth": _BRIEF,
+    }
     protocols: Mapping[str, DepthHeadProtocol] = {
         "linear-depth": StoredDepthProtocol(),
         "dinov2-linear-depth": StreamedDepthProtocol(),

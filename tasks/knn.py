@@ -226,6 +226,9 @@ class Knn(Task[KnnProtocol]):
     name: ClassVar[str] = "knn"
     summary: ClassVar[str] = "the class that the nearest training pictures vote for (top-1, top-5)"
     default_datasets: ClassVar[tuple[str, ...]] = ()
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "dinov2-knn": {"resize": 112, "crop": 112, "k": [5]}
+    }
     protocols: Mapping[str, KnnProtocol] = {"dinov2-knn": KnnProtocol()}
 
     def requests(

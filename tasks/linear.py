@@ -76,7 +76,7 @@ class LinearEvaluation(Evaluation):
     """Heads trained step by step as train is streamed, or at its end where features are kept; of
     test, what every head that is left says of each picture."""
 
-    mergeable: ClassVar[bool] = False
+    mergeable: bool = False
 
     def __init__(self, context: Context[LinearProtocol], selectors: Sequence[Selector]) -> None:
         self._context, self._protocol = context, context.protocol
@@ -334,6 +334,10 @@ def _labels(dataset: Dataset, places: NDArray[np.int64]) -> Tensor:
 class Linear(HeadTask[LinearProtocol]):
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "linear classifiers, a grid trained together (top-1, top-5)"
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "linear": {"resize": 112, "crop": 112, "epochs": 1, "min_steps": 20},
+        "dinov2-linear": {"resize": 112, "crop": 112, "steps": 4, "batch_size": 16},
+    }
     protocols: Mapping[str, LinearProtocol] = {
         "linear": StoredLinearProtocol(),
         "dinov2-linear": StreamedLinearProtocol(),

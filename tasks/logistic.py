@@ -337,6 +337,10 @@ class Logistic(Task[Any]):
     name: ClassVar[str] = "logistic"
     summary: ClassVar[str] = "logistic regression on one token, C chosen on held-out pictures"
     default_datasets: ClassVar[tuple[str, ...]] = ()
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        name: {"resize": 112, "crop": 112, "c_count": 3}
+        for name in ("dinov2-logistic", "logistic-multilabel")
+    }
     protocols: Mapping[str, PathProtocol] = {
         "dinov2-logistic": LogisticProtocol(),
         "logistic-multilabel": MultilabelProtocol(),

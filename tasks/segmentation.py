@@ -55,6 +55,8 @@ from harness.task import (
     TokenRequest,
 )
 
+_BRIEF = {"steps": 4, "batch_size": 8, "crop": 56, "short": 56, "window": 42, "stride": 28}
+
 
 class SegmentationHeadProtocol(HeadProtocol):
     """The head and its training as DINOv2 has them."""
@@ -152,6 +154,8 @@ class RetrievalProtocol(FixedView, Protocol):
 class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
     """Patches of train remembered; of test, every patch's nearest ones looked up."""
 
+    mergeable = False
+
     def __init__(
         self, context: Context[RetrievalProtocol], judge: ClassJudge, reading: Reading
     ) -> None:
@@ -225,14 +229,20 @@ class RetrievalEvaluation(PictureEvaluation[RetrievalProtocol]):
             self._retrieval = PatchRetrieval(patches, self._context.device)
 
     def merge(self, other: Self) -> None:
-        super().merge(other)
-        self._memory.merge(other._memory)
+        raise TypeError("pictures are judged by all that is remembered, which no part of train is")
 
 
 class Segmentation(PicturedTask[Any]):
     name: ClassVar[str] = "segmentation"
     summary: ClassVar[str] = "what class every pixel is of, from frozen patches (mIoU)"
     default_datasets: ClassVar[tuple[str, ...]] = ("ade20k",)
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "linear-seg": {"size": 56, "steps": 8},
+        "knn-seg": {"size": 56},
+        "dinov2-linear-seg": _BRIEF,
+        "dinov2-linear-seg-ms": {**_BRIEF, "test_scales": [1.0, 1.5]},
+        "dinov3-linear-seg": _BRIEF,
+    }
     protocols: Mapping[str, Protocol] = {
         "linear-seg": StoredSegmentationProtocol(),
         "dinov2-linear-seg": StreamedSegmentationProtocol(),

@@ -347,7 +347,7 @@ class CountingProtocol(Protocol):
 class Counting(Evaluation):
     """Remembers what it was fed, role by role."""
 
-    mergeable: ClassVar[bool] = False
+    mergeable: bool = False
     fed: ClassVar[list[tuple[str, list[str]]]] = []
 
     def update(self, role: Role, batch: Batch) -> None:

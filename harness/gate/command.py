@@ -9,7 +9,7 @@ import sys
 
 from rich.console import Console
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import FILE_WIDTH, standard_output
 from harness.errors import HarnessError
 from harness.gate.facts import as_json
@@ -60,9 +60,7 @@ def _give(options: argparse.Namespace, report: Report) -> None:
     if options.out is None:
         print(text, end="")
         return
-    with explained(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace({options.out: text.encode()})
+    publish(options.out, text.encode())
     print(report.verdict)
 
 

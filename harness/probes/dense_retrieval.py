@@ -7,7 +7,7 @@ in here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,10 +118,6 @@ class PatchMemory:
 
     def load(self, state: dict[str, Any]) -> None:
         self._pictures = {name: Patches(*each) for name, each in state.items()}
-
-    def merge(self, other: Self) -> None:
-        """Remember too what another one does, of other pictures."""
-        self._pictures |= other._pictures
 
 
 class PatchRetrieval:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import size
 from harness.errors import HarnessError
+from harness.printable import json_text, printable
 from harness.registry import Registry
 from harness.report.contents import contents
 from harness.report.page import page
@@ -48,13 +48,11 @@ def report(
         tell,
     )
     data = page(made)
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace({out: data})
+    publish(out, data)
     if made.left_out:
         tell(f"{made.left_out} saved pictures had no room (--pictures {options.pictures:g} MiB)")
     count = len(made.origins)
     if options.json:
-        print(json.dumps({"out": str(out), "bytes": len(data), "records": count}, indent=2))
+        print(json_text({"out": str(out), "bytes": len(data), "records": count}))
     else:
-        print(f"{out}: {count:,} records, {size(len(data))}")
+        print(printable(f"{out}: {count:,} records, {size(len(data))}"))

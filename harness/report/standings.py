@@ -175,11 +175,7 @@ def _row(
 ) -> Row:
     result, cost = each.result, each.result.record.cost
     first = next(iter(board.metrics))
-    gain = None if each.gain is None else each.gain.value
-    gain_text = "" if gain is None else measured(gain, board.metrics[first].unit, signed=True)
-    if compared is not None and compared.difference is not None:
-        gain = compared.difference
-        gain_text = measured(gain, compared.unit, signed=True)
+    gain = None if compared is None else compared.difference
     return Row(
         record=places[result.path],
         model=result.model,
@@ -193,7 +189,7 @@ def _row(
         scores=[_score(board, each, name, bests[name]) for name in board.metrics],
         strip=_strip(board, each, first, scale),
         gain=gain,
-        gain_text=gain_text,
+        gain_text="" if gain is None else measured(gain, board.metrics[first].unit, signed=True),
         images_per_second=cost.images_per_second,
         gigaflops=cost.gigaflops,
         memory=cost.peak_memory_bytes,

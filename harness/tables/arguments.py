@@ -74,9 +74,9 @@ def _add_report(add: Add) -> ArgumentParser:
     report.add_argument(
         "--pictures",
         type=float,
-        default=8.0,
+        default=7.0,
         metavar="MIB",
-        help="of the page, at most, for pictures that runs saved (default: 8; 0: none)",
+        help="of the page, at most, for pictures that runs saved (default: 7; 0: none)",
     )
     return report
 

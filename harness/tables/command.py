@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import standard_output
 from harness.errors import HarnessError
 from harness.printable import json_text, printable
@@ -92,9 +92,7 @@ def _leaderboard(options: argparse.Namespace, names: Names) -> None:
     if options.out is None:
         print(text, end="")
         return
-    with explained(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace({options.out: text.encode()})
+    publish(options.out, text.encode())
 
 
 def _report(options: argparse.Namespace, names: Names) -> None:

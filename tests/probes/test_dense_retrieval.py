@@ -146,13 +146,13 @@ def test_fewer_patches_than_k_are_all_taken() -> None:
     assert torch.equal(retrieval.label_shares(query, k=300), retrieval.label_shares(query, k=15))
 
 
-def test_memories_are_resumed_and_merged() -> None:
+def test_a_memory_is_resumed() -> None:
     pictures, query = drawn(5), drawn(1, seed=1)[0][1]
     whole = filled(pictures, 4).retrieval().label_shares(query)
-    first, second = filled(pictures[:2], 4), filled(pictures[2:], 4)
     resumed = PatchMemory(CLASSES, 4)
-    resumed.load(first.state())
-    resumed.merge(second)
+    resumed.load(filled(pictures[:2], 4).state())
+    for name, tokens, labels in pictures[2:]:
+        resumed.add(name, tokens, patch_shares(labels, (3, 5), CLASSES))
     assert torch.equal(resumed.retrieval().label_shares(query), whole)
     with pytest.raises(ValueError, match="p0 is remembered already"):
         resumed.add("p0", torch.zeros(1, 1, 6), torch.ones(1, 1, CLASSES))
