@@ -133,7 +133,7 @@ def test_filters_leave_what_was_asked_for(
 
 
 @pytest.mark.parametrize("what", ["record", "picture"])
-def test_a_record_and_a_picture_open_in_a_dialog_that_escape_closes(
+def test_a_record_and_a_picture_open_in_a_dialog_that_escape_and_its_button_close(
     what: str, page: Browser
 ) -> None:
     page.run(f"document.querySelector('a.{what}').focus()")
@@ -145,6 +145,10 @@ def test_a_record_and_a_picture_open_in_a_dialog_that_escape_closes(
     page.press("Escape", 27)
     assert page.run("document.getElementById('dialog').open") is False
     assert page.run("document.activeElement.className") == what
+    page.press("Enter", 13)
+    assert page.run("document.getElementById('dialog').open") is True
+    page.run("document.activeElement.click()")
+    assert page.run("document.getElementById('dialog').open") is False
     assert page.run("location.hash") == ""
 
 
