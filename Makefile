@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
-.PHONY: install demo test check bench baseline clean
+.PHONY: install demo test check bench baseline regress clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,10 @@ bench: install
 baseline: install
 	$(BIN)/harness run --suite demo --out results/baseline --overwrite --no-store
 	$(BIN)/harness leaderboard --all --results results/baseline --out results/LEADERBOARD.md
+
+# The demo, held against it.
+regress: demo
+	$(BIN)/harness regress --baseline results/baseline --candidate build/demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -161,6 +161,24 @@ def find(name: str) -> Parts:
     return AGGREGATES[name]
 
 
+def misfit(name: str, columns: Sequence[Column]) -> str | None:
+    """Why the aggregate cannot be made of such columns; None where it can."""
+    if name not in AGGREGATES:
+        return f"no aggregate {name!r} (upgrade?)"
+    if any(column.dtype.kind not in "biuf" for column in columns):
+        return "not numbers"
+    if name == "mean":
+        return None if columns[0].ndim == 1 else "not one number a picture"
+    wanted = 2 if name.startswith("mean_average_precision") else 3
+    widths = [column.shape[1] for column in columns if column.ndim == 2]
+    if len(widths) != wanted or len(columns) != wanted:
+        return f"not {wanted} columns with a number a class for each picture"
+    # The last has the classes; draws stand side by side in those before.
+    if not widths[-1] or any(width % widths[-1] for width in widths) or len(set(widths[:-1])) > 1:
+        return "not of the same classes"
+    return None
+
+
 def values(name: str, columns: Sequence[Column]) -> NDArray[np.float64]:
     """``[parts]`` of pictures that count once each."""
     found: NDArray[np.float64] = find(name)(columns, np.ones((1, len(columns[0])), np.int64))[0]

@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 
 LOCK_SECONDS = 60.0
 
-_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.([0-9]+)\.tmp")
 _NO_SPACE = "free some space or choose another folder"
 _NO_ACCESS = "choose a folder that you may write to"
 _NO_FOLDER = "a file stands where a folder is needed; choose another folder"
@@ -70,6 +70,19 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def publish(path: Path, data: bytes) -> None:
+    """Write the one file that a command was asked for, and its folder if need be.
+
+    Raises ``HarnessError``, also for what stands there and is no file: a device or a pipe
+    (``/dev/stdout``) would be replaced by one.
+    """
+    with explained(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise HarnessError(f"{path}: a device or a pipe, not a file; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace({path: data})
+
+
 def replace(files: Mapping[Path, bytes]) -> None:
     """Write ``files``, all of one folder, and give them their names in the order given.
 
@@ -108,6 +121,12 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def writer(name: str) -> int | None:
+    """The process id in the name of a temporary file; None for any other name."""
+    found = _TEMPORARY.fullmatch(name)
+    return None if found is None else int(found[1])
+
+
 def write_through(path: Path, data: bytes) -> None:
     """Write ``path`` and wait until it is on the disk. Raises ``OSError``."""
     with path.open("wb") as file:
@@ -119,7 +138,7 @@ def write_through(path: Path, data: bytes) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files of killed processes from ``folder``, under its lock."""
     for path in folder.glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
+        if writer(path.name) is not None:
             with contextlib.suppress(OSError):
                 path.unlink()
 

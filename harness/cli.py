@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
 from harness.errors import HarnessError
+from harness.gate import regress
+from harness.printable import json_text, printable
+from harness.results.arguments import results as _results
 from harness.typed import names as _names
 from harness.typed import settings as _settings
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        print(f"harness: {printable(str(error))}", file=sys.stderr)
         return EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
@@ -189,41 +191,9 @@ def _look(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     from harness import terminal
-    from harness.nano.pretrain import Recipe, pretrain
-    from harness.progress import Silent, for_stream, remember_interrupts
+    from harness.nano.command import pretrained
 
-    recipe = Recipe(
-        data=options.data,
-        out=options.out,
-        size=options.size,
-        registers=options.registers,
-        name=options.name,
-        steps=options.steps,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        precision=options.precision,
-        crop=options.crop,
-        local_crop=options.local_crop,
-        local_crops=options.local_crops,
-        label_weight=options.labels,
-        device=options.device,
-        workers=options.workers,
-        threads=options.threads,
-        overwrite=options.overwrite,
-        baseline=options.baseline,
-        dataset_files=tuple(options.datasets),
-        data_root=options.data_root,
-        command=tuple(options.typed),
-    ).changed(_settings(options.set))
-    remember_interrupts()
-    with Silent() if options.json else for_stream() as progress:
-        registry = pretrain(recipe, progress)
-    facts = {
-        "model": recipe.model_name,
-        "registry": str(registry),
-        "use": f"harness run --task lost --model {recipe.model_name} --models {registry}",
-    }
+    facts = pretrained(options, _settings(options.set))
     _print(options, facts, lambda: terminal.show_facts(facts))
     return EXIT_DONE
 
@@ -336,7 +306,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _print(options: argparse.Namespace, facts: Any, show: Callable[[], None]) -> None:
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(facts))
     else:
         show()
 
@@ -377,6 +347,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "describe": _describe,
     "compare": _tables,
     "leaderboard": _tables,
+    "results": _results,
+    "report": _tables,
+    "regress": regress,
     "bench": _bench,
 }
 

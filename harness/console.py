@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from harness.printable import printable
 
 FILE_WIDTH = 160
 
@@ -17,10 +21,19 @@ class _Console(Console):
         """The command decides what that means; rich would leave with status 1."""
         raise BrokenPipeError
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """All text passes here, that of table cells too; what styles it is added later."""
+        return super().render_str(printable(text), **options)
+
 
 def standard_output() -> Console:
     """Standard output, as wide as the terminal; wide in a file, where nothing needs folding."""
     return _Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+
+def into(file: TextIO) -> Console:
+    """A file, or text in memory, that tables are written into."""
+    return _Console(file=file, highlight=False, width=FILE_WIDTH)
 
 
 def plain_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:

@@ -11,7 +11,7 @@ from harness.aggregates import difference
 from harness.documents import canonical_json
 from harness.plan import Cell
 from harness.records import read_columns
-from harness.tables.rows import paired
+from harness.tables.paired import paired
 
 
 @dataclass(frozen=True)

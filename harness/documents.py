@@ -24,8 +24,8 @@ MAX_BYTES = 4 * 1024 * 1024
 
 KeyPath = tuple[str | int, ...]
 
-_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
-_NAME_LENGTH = 100
+NAME_PATTERN = "[A-Za-z0-9_+-][A-Za-z0-9._+-]*"
+NAME_LENGTH = 100
 _PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
@@ -163,9 +163,9 @@ def name_problem(name: str) -> str | None:
     Names become folders and files, stand in comma lists, and are set apart from what follows them
     by ``~``: so no separator, no space, nothing hidden, and nothing that climbs out of a folder.
     """
-    if len(name) > _NAME_LENGTH:
-        return f"a name has at most {_NAME_LENGTH} characters"
-    if not _NAME.fullmatch(name):
+    if len(name) > NAME_LENGTH:
+        return f"a name has at most {NAME_LENGTH} characters"
+    if not re.fullmatch(NAME_PATTERN, name):
         return "a name is made of A-Z a-z 0-9 . _ + - and does not begin with a dot"
     return None
 

@@ -17,10 +17,10 @@ import torch
 
 from harness import provenance
 from harness.atomic import explained, locked, replace, temporary
+from harness.backbone import checkpoint_files
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone, Precision
-from harness.backbone.weights import file_sha256
 from harness.data.catalog import Catalog
 from harness.data.dataset import ROLES, Role
 from harness.data.views import CentreCrop
@@ -84,7 +84,7 @@ def extract(
     selectors = [_selector(name, wanted, backbone, options.seed) for name in names]
     store = Store() if options.store else None
     local = entry.checkpoint if options.weights == "released" else None
-    origin = weights_from(None if local is None else file_sha256(local), options)
+    origin = weights_from(None if local is None else checkpoint_files.sha256(local), options)
     job = _Job(backbone, RunningModel.of(backbone, entry, origin), store, options, progress)
     sources = {
         role: Source(

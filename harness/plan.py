@@ -154,8 +154,8 @@ def plan(*runs: Options) -> list[Cell]:
     protocol has, a missing picture (unless they are skipped), or a result that would be replaced
     by another kind of result.
     """
+    from harness.backbone import checkpoint_files
     from harness.backbone.sources import inspect
-    from harness.backbone.weights import file_sha256
 
     common = runs[0]
     registry = Registry.load(common.model_files)
@@ -173,8 +173,12 @@ def plan(*runs: Options) -> list[Cell]:
         sha256 = None
         if entry.checkpoint is not None and common.weights == "released":
             if not entry.checkpoint.is_file():
-                raise HarnessError(f"model {entry.name!r}: no checkpoint at {entry.checkpoint}")
-            sha256 = file_sha256(entry.checkpoint)
+                found = "is a folder; name the .safetensors or the .index.json in it"
+                raise HarnessError(
+                    f"model {entry.name!r}: no checkpoint at {entry.checkpoint}"
+                    f"{f', which {found}' if entry.checkpoint.is_dir() else ''}"
+                )
+            sha256 = checkpoint_files.sha256(entry.checkpoint)
         for name, dataset in datasets.items():
             for job in wanted:
                 if entry.name not in job.models or name not in job.datasets:

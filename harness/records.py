@@ -18,7 +18,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
     Column = NDArray[Any] | Sequence[str]
 
+_MOST_TEXT = 2**31
+"""Bytes in memory of one column."""
+
 __all__ = [
     "SCHEMA_VERSION",
     "BadPictureFacts",
@@ -59,9 +63,12 @@ __all__ = [
     "ProtocolFacts",
     "Provenance",
     "Record",
+    "check_folder",
     "check_writable",
     "find",
     "finished",
+    "head_path",
+    "look_at_all",
     "read",
     "read_columns",
     "read_head",
@@ -99,8 +106,8 @@ def write(
     files = {table_path: table}
     facts = None
     if head is not None:
-        facts = HeadFacts(file=_head_path(path).name, sha256=hashlib.sha256(head).hexdigest())
-        files[_head_path(path)] = head
+        facts = HeadFacts(file=head_path(path).name, sha256=hashlib.sha256(head).hexdigest())
+        files[head_path(path)] = head
     record = record.model_copy(update={"per_picture": per_picture, "head": facts})
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     with explained(path):
@@ -129,6 +136,18 @@ def check_writable(out: Path) -> None:
                     probe.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ``HarnessError`` where ``folder`` is no folder, or cannot be looked into."""
+    try:
+        os.scandir(folder).close()
+    except NotADirectoryError:
+        raise HarnessError(f"{folder}: a file; name the folder that records are in") from None
+    except FileNotFoundError:
+        raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one") from None
+    except OSError as error:
+        raise HarnessError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
 def read(path: Path) -> Record:
     """The record at ``path``; its table is not looked at.
 
@@ -150,12 +169,19 @@ def read(path: Path) -> Record:
         raise HarnessError(
             f"{path}: of schema {version}; this harness reads up to {SCHEMA_VERSION}; upgrade it"
         )
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise DamagedResult(
+            f"{path}: of schema {version}, which this harness does not read any more (it reads "
+            f"{SCHEMA_VERSION}); run its cell again"
+        )
     try:
         return Record.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DamagedResult(f"{path}: damaged, not a record: {where}: {first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        what = f"{where}: {what}" if where else what
+        raise DamagedResult(f"{path}: damaged, not a record: {what}") from None
 
 
 def read_columns(
@@ -171,13 +197,43 @@ def read_columns(
 
     record = record or read(path)
     data = _table_bytes(path, record)
+    table_path, facts = path.with_suffix(".parquet"), record.per_picture
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        there = [name for name in file.schema_arrow.names if names is None or name in names]
+        columns = file.schema_arrow.names
+        there = [name for name in columns if names is None or name in names]
         table = file.read(there, use_threads=False)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DamagedResult(f"{path.with_suffix('.parquet')}: damaged: {error}") from None
-    return {name: _to_numpy(table.column(name)) for name in table.column_names}
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DamagedResult(f"{table_path}: damaged: {error}") from None
+    if facts is None or (table.num_rows, columns) != (facts.rows, facts.columns):
+        raise DamagedResult(f"{table_path}: damaged: not the rows and columns that {path.name} has")
+    try:
+        found = {name: _to_numpy(table.column(name)) for name in table.column_names}
+        _check_columns(found, record.metrics, columns)
+    except ValueError as error:
+        raise DamagedResult(f"{table_path}: damaged: {error}") from None
+    return found
+
+
+def _check_columns(
+    found: Mapping[str, NDArray[Any]], metrics: Mapping[str, Metric], columns: Collection[str]
+) -> None:
+    """Raises ``ValueError`` for a table that no harness writes, and that nothing can be counted on.
+    ``found`` are those of its ``columns`` that were read."""
+    from harness.aggregates import misfit
+
+    ids = found.get("image_id")
+    if ids is not None and len(ids) and (ids.ndim, ids.dtype.kind) != (1, "U"):
+        raise ValueError("image_id is no text")
+    for name, metric in metrics.items():
+        own = [] if metric.column is None else [metric.column, *metric.others]
+        if missing := [each for each in own if each not in columns]:
+            raise ValueError(f"{name} is made of {', '.join(missing)}, which it does not have")
+        arrays = [found[each] for each in own if each in found]
+        if not own or len(arrays) < len(own):
+            continue
+        if (problem := misfit(metric.aggregate, arrays)) is not None:
+            raise ValueError(f"{', '.join(own)}: {problem}")
 
 
 def read_head(path: Path, record: Record) -> bytes | None:
@@ -187,15 +243,15 @@ def read_head(path: Path, record: Record) -> bytes | None:
     """
     if record.head is None:
         return None
-    head_path = _head_path(path)
+    file = head_path(path)
     try:
-        data = head_path.read_bytes()
+        data = file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HarnessError(f"{head_path}: cannot be read: {error.strerror}") from None
+        raise HarnessError(f"{file}: cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != record.head.sha256:
-        raise DamagedResult(f"{head_path}: not the head that {path.name} was made with")
+        raise DamagedResult(f"{file}: not the head that {path.name} was made with")
     return data
 
 
@@ -225,23 +281,60 @@ def find(
     damaged: list[HarnessError] | None = None,
     models: Collection[str] | None = None,
 ) -> Iterator[tuple[Path, Record]]:
-    """Every whole record under ``out``, or those of ``models``, in the order of their paths.
+    """Every whole record under ``out`` that has a score, or those of ``models``, in the order of
+    their paths.
 
-    One that is not whole raises; with a list in ``damaged`` its error is put there instead, so
-    that a table can be made of the others and say what it lacks.
+    One that is not so raises; with a list in ``damaged`` its error is put there instead, so that a
+    table can be made of the others and say what it lacks.
     """
-    for path in sorted(out.glob("*/*/*/*.json")):
-        if path.name.startswith(".") or (models is not None and path.parent.name not in models):
-            continue
+    for path, found in look_at_all(out, lambda path: not models or path.parent.name in models):
+        if isinstance(found, Record):
+            yield path, found
+        elif damaged is None:
+            raise found
+        else:
+            damaged.append(found)
+
+
+def look_at_all(
+    out: Path, wanted: Callable[[Path], bool] = lambda _: True
+) -> Iterator[tuple[Path, Record | HarnessError]]:
+    """Every record under ``out`` whose path is ``wanted``, in the order of their paths, or why it
+    cannot be counted on; and folders that cannot be looked into, with the reason."""
+    folders: list[tuple[Path, Record | HarnessError]] = []
+    paths = [path for path in _cells(out, folders) if wanted(path)]
+    yield from folders
+    for path in sorted(paths):
         try:
             record = finished(path)
         except HarnessError as error:
-            if damaged is None:
-                raise
-            damaged.append(error)
+            yield path, error
             continue
-        if record is not None:
+        if record is None:
+            yield path, HarnessError(f"{path}: a link to nothing; remove it")
+        elif not record.metrics:
+            yield path, HarnessError(f"{path}: it has no score; run its cell again")
+        else:
             yield path, record
+
+
+def _cells(out: Path, told: list[tuple[Path, Record | HarnessError]]) -> Iterator[Path]:
+    """Every ``<dataset>/<task>/<model>/*.json`` below ``out``; a folder that cannot be looked into
+    is told."""
+    folders = [out]
+    for _ in range(4):
+        paths = []
+        for folder in folders:
+            try:
+                with os.scandir(folder) as entries:
+                    paths += [folder / entry.name for entry in entries if entry.name[0] != "."]
+            except (NotADirectoryError, FileNotFoundError):
+                continue
+            except OSError as error:
+                what = HarnessError(f"{folder}: cannot be read: {error.strerror}")
+                told.append((folder, what))
+        folders = paths
+    yield from (path for path in folders if path.suffix == ".json")
 
 
 def _results_folder(path: Path) -> Path:
@@ -255,7 +348,8 @@ def _whole(path: Path) -> Record:
     return record
 
 
-def _head_path(path: Path) -> Path:
+def head_path(path: Path) -> Path:
+    """Where the head of the record at ``path`` lies, if it has one: beside it."""
     return path.with_suffix(".head.safetensors")
 
 
@@ -307,17 +401,27 @@ def _rows_of_numbers(array: NDArray[Any]) -> bool:
 
 
 def _to_numpy(column: Any) -> NDArray[Any]:
+    """Raises ``ValueError`` for a column that ``_to_parquet`` does not make."""
     import numpy as np
     import pyarrow
+    import pyarrow.compute
 
+    if column.null_count:
+        raise ValueError("a column has places without a value")
     if pyarrow.types.is_string(column.type):
+        # numpy gives every text the room of the longest.
+        longest = pyarrow.compute.max(pyarrow.compute.utf8_length(column)).as_py() or 0
+        if 4 * longest * len(column) > _MOST_TEXT:
+            raise ValueError(f"a text of {longest:,} characters among {len(column):,} rows")
         return np.asarray(column.to_pylist(), dtype=np.str_)
     if not pyarrow.types.is_fixed_size_list(column.type):
         values: NDArray[Any] = column.to_numpy()
-        return values
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows: NDArray[Any] = flat.reshape(-1, column.type.list_size)
-    return rows
+    else:
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        values = flat.reshape(len(column), column.type.list_size)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"a column is of {column.type}, which is neither numbers nor text")
+    return values
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,10 +19,17 @@ from pydantic import (
     FiniteFloat,
     JsonValue,
     NonNegativeInt,
+    WithJsonSchema,
     model_validator,
 )
 
-from harness.documents import canonical_json, check_name
+from harness.documents import (
+    NAME_LENGTH,
+    NAME_PATTERN,
+    canonical_json,
+    check_name,
+    name_problem,
+)
 
 SCHEMA_VERSION = 1
 
@@ -32,11 +39,34 @@ def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return facts
 
 
+def _name(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(f"the name cannot be used: {problem}")
+    return name
+
+
 Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": NAME_LENGTH}),
+]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _is(description: str) -> Any:
+    """A field that must be given, as the published schema describes it."""
+    return Field(description=description)
+
+
+def _may(default: Any, description: str) -> Any:
+    """One that need not be: lists and mappings are empty then."""
+    if callable(default):
+        return Field(default_factory=default, description=description)
+    return Field(default=default, description=description)
 
 
 class _Part(BaseModel):
@@ -44,25 +74,28 @@ class _Part(BaseModel):
 
 
 class Metric(_Part):
-    """A score and its 95 % interval over pictures. Shares are in percent (``unit: "%"``).
+    """A score and its 95 % interval over pictures.
 
-    ``column`` of the per-picture table has the values that the score is the mean of, times
-    ``scale``; None where no column has (or in a record older than this field). With another
-    ``aggregate`` (``aggregates.py``) the score is made of ``column`` and ``others``. ``sd`` is the
-    standard deviation over seeds, or else over draws, where the score is a mean over several.
+    The score is made of columns of the per-picture table: the mean of ``column`` times ``scale``,
+    or another ``aggregate`` (``aggregates.py``) of ``column`` and ``others``.
     """
 
-    value: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
-    unit: str
-    higher_is_better: bool
-    column: str | None = None
-    scale: FiniteFloat = 1.0
-    shown: bool = True
-    sd: NonNegative | None = None
-    aggregate: str = "mean"
-    others: list[str] = Field(default_factory=list)
+    value: FiniteFloat = _is("the score, in `unit`")
+    low: FiniteFloat = _is("lower end of the interval, in `unit`; not above `high`")
+    high: FiniteFloat = _is("upper end of the interval, in `unit`")
+    unit: str = _is("shares are in percent: %; empty for a number without a unit")
+    higher_is_better: bool = _is("which way is better")
+    column: str | None = _may(
+        None, "of the per-picture table: what the score is made of; null where no column is"
+    )
+    scale: FiniteFloat = _may(1.0, "what the mean of the column is multiplied with")
+    shown: bool = _may(True, "whether tables show it unasked")
+    sd: NonNegative | None = _may(
+        None,
+        "standard deviation over seeds, or else over draws, in `unit`, of a mean over several",
+    )
+    aggregate: str = _may("mean", "what is made of the columns (harness/aggregates.py)")
+    others: list[str] = _may(list, "the other columns that the aggregate is made of")
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:
@@ -74,94 +107,96 @@ class Metric(_Part):
 class ModelFacts(_Part):
     """What ran: the registry entry, and the digest of the weights with interventions included."""
 
-    name: str
-    entry: Facts
-    entry_digest: Sha256
-    checkpoint_sha256: Sha256 | None = None
-    weights: Literal["released", "checkpoint", "random"]
-    weights_digest: Digest
-    registers: NonNegativeInt
-    interventions: list[str] = Field(default_factory=list)
+    name: Name = _is("of the registry entry")
+    entry: Facts = _is("the facts of the entry that decide what runs")
+    entry_digest: Sha256 = _is("sha256 of `entry` as canonical JSON")
+    checkpoint_sha256: Sha256 | None = _may(None, "sha256 of the file of weights, if it was named")
+    weights: Literal["released", "checkpoint", "random"] = _is("where the weights come from")
+    weights_digest: Digest = _is("of the weights that ran, interventions included")
+    registers: NonNegativeInt = _is("how many register tokens the model has")
+    interventions: list[str] = _may(list, "what was changed at test time, in words")
 
 
 class ProtocolFacts(_Part):
     """``settings`` are the rules that ``hash`` stands for; ``resolved`` what they came to here."""
 
-    name: str
-    version: str
-    hash: Digest
-    settings: Facts
-    resolved: Facts = Field(default_factory=dict)
+    name: Name = _is("of the protocol")
+    version: str = _is("major.minor; another major version is another score")
+    hash: Digest = _is("sha256 of `settings`: equal where scores compare")
+    settings: Facts = _is("every rule that can move the score")
+    resolved: Facts = _may(dict, "what the rules came to here: layers, mean and deviation, ...")
 
 
 class DatasetFacts(_Part):
-    """``fingerprint`` is of the pictures that were scored; ``fingerprints`` of those of every role
-    that was read (train, select, test); of a further test set, train and select are those of the
-    data set that its head was trained on. ``pictures`` is how many the whole split has, whatever
-    a limit left of them."""
+    """The pictures that were scored, and those that were read besides. Of a further test set,
+    train and select are those of the data set that its head was trained on."""
 
-    name: str
-    split: str
-    fingerprint: Digest
-    fingerprints: dict[str, Digest]
-    pictures: NonNegativeInt
+    name: Name = _is("of the data set in the catalog")
+    split: str = _is("the split that was scored")
+    fingerprint: Digest = _is("of the pictures that were scored: ids, sizes, labels")
+    fingerprints: dict[str, Digest] = _is("of the pictures of every role read: train, select, test")
+    pictures: NonNegativeInt = _is("how many the whole split has, whatever a limit left of them")
 
 
 class BadPictureFacts(_Part):
-    id: str
-    reason: str
+    """A picture that was left out (``--on-bad-image skip``)."""
+
+    id: str = _is("of the picture, behind its data set and / where that is not the record's")
+    reason: str = _is("why it could not be used")
 
 
 class PerPicture(_Part):
     """The table beside the record: its file name, digest, and shape."""
 
-    file: str
-    sha256: Sha256
-    rows: NonNegativeInt
-    columns: list[str]
+    file: str = _is("<protocol>.parquet, beside the record")
+    sha256: Sha256 = _is("of the file")
+    rows: NonNegativeInt = _is("how many pictures it has, one a row")
+    columns: list[str] = _is("their names, in their order")
 
 
 class HeadFacts(_Part):
     """The trained head beside the record: its file name and digest."""
 
-    file: str
-    sha256: Sha256
+    file: str = _is("<protocol>.head.safetensors, beside the record")
+    sha256: Sha256 = _is("of the file")
 
 
 class TrainedOn(_Part):
     """Of a result on a further test set: the data set whose head was judged, and that head."""
 
-    dataset: str
-    head_sha256: Sha256
+    dataset: Name = _is("that the head was trained on")
+    head_sha256: Sha256 = _is("of the head's file")
 
 
 class Cost(_Part):
-    """What the run took. ``forward_passes`` is pictures x crops; memory is in bytes. ``gigaflops``
-    are 10^9 operations of one picture at the model's default size, as ``harness describe`` counts
-    them; None in a record older than this field."""
+    """What the run took."""
 
-    pictures: NonNegativeInt
-    forward_passes: NonNegativeInt
-    seconds: NonNegative
-    images_per_second: NonNegative
-    peak_memory_bytes: NonNegativeInt
-    device: str
-    dtype: str
-    gigaflops: NonNegative | None = None
+    pictures: NonNegativeInt = _is("that were read")
+    forward_passes: NonNegativeInt = _is("pictures x crops that the model computed")
+    seconds: NonNegative = _is("of the passes and the probe, in s")
+    images_per_second: NonNegative = _is("pictures / seconds, in 1/s")
+    peak_memory_bytes: NonNegativeInt = _is("of the GPU's allocator, or of the process on a CPU")
+    device: str = _is("what the model ran on")
+    dtype: str = _is("precision of the forward passes: fp32, fp16, bf16")
+    gigaflops: NonNegative | None = _may(
+        None,
+        "10^9 operations of one picture at the model's default size, as `harness describe` counts "
+        "them",
+    )
 
 
 class Provenance(_Part):
-    """Where the number came from; ``provenance.collect`` fills it. Times are UTC."""
+    """Where the number came from; ``provenance.collect`` fills it."""
 
-    harness_version: str
-    git_commit: str | None = None
-    git_dirty: bool | None = None
-    python: str
-    versions: dict[str, str]
-    seed: int
-    command: list[str] | None = None
-    started: Instant
-    ended: Instant
+    harness_version: str = _is("of the harness that wrote the record")
+    git_commit: str | None = _may(None, "of its checkout, where it ran from one")
+    git_dirty: bool | None = _may(None, "whether that had changes that were not committed")
+    python: str = _is("version of Python")
+    versions: dict[str, str] = _is("of the packages that can move a number")
+    seed: int = _is("--seed, the first of several seeds")
+    command: list[str] | None = _may(None, "as it was typed, word by word")
+    started: Instant = _is("UTC")
+    ended: Instant = _is("UTC")
 
 
 class Record(_Part):
@@ -172,23 +207,29 @@ class Record(_Part):
     run that a table may show under the protocol's name, and decides the file's name.
     """
 
-    schema_version: Literal[1] = 1
-    task: str
-    model: ModelFacts
-    protocol: ProtocolFacts
-    dataset: DatasetFacts
-    metrics: dict[str, Metric]
-    selected_on: str | None = None
-    counts: dict[str, int] = Field(default_factory=dict)
-    details: Facts = Field(default_factory=dict)
-    bad_pictures: list[BadPictureFacts] = Field(default_factory=list)
-    per_picture: PerPicture | None = None
-    head: HeadFacts | None = None
-    trained_on: TrainedOn | None = None
-    cost: Cost
-    provenance: Provenance
-    limit: NonNegativeInt | None = None
-    variant: Facts = Field(default_factory=dict)
+    schema_version: Literal[1] = _may(1, "raised when a field goes or changes its meaning")
+    task: Name = _is("name of the task")
+    model: ModelFacts = _is("what ran")
+    protocol: ProtocolFacts = _is("by which rules")
+    dataset: DatasetFacts = _is("on which pictures")
+    metrics: dict[str, Metric] = _is("scores by name; the first ranks")
+    selected_on: str | None = _may(
+        None, "the role that settings were chosen on; test is not honest, and marked in tables"
+    )
+    counts: dict[str, int] = _may(dict, "numbers of pictures by what became of them")
+    details: Facts = _may(dict, "what else the task found")
+    bad_pictures: list[BadPictureFacts] = _may(list, "pictures that were left out")
+    per_picture: PerPicture | None = _may(None, "the table beside the record")
+    head: HeadFacts | None = _may(None, "the trained head beside the record")
+    trained_on: TrainedOn | None = _may(None, "whose head was judged, if not its own")
+    cost: Cost = _is("what it took")
+    provenance: Provenance = _is("where it comes from")
+    limit: NonNegativeInt | None = _may(None, "only the first so many pictures were scored")
+    variant: Facts = _may(
+        dict,
+        "what sets the run apart from the named protocol on the whole split with its own weights; "
+        "its digest is in the file's name",
+    )
 
     @model_validator(mode="after")
     def _a_partial_run_has_a_variant(self) -> Self:

@@ -115,6 +115,24 @@ def bootstrap_together(
     scores at once, ``[b, m]``; its interval is ``[2]`` or ``[2, m]``, low and high, and that which
     each would have alone. NaN where no draw has a score.
     """
+    found = bootstrap_scores(
+        scores, count, seed, draws, level, clusters=clusters, chunk_values=chunk_values
+    )
+    return [quantiles(its, level) for its in found]
+
+
+def bootstrap_scores(
+    scores: Sequence[Score],
+    count: int,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+    *,
+    clusters: ArrayLike | None = None,
+    chunk_values: int = _CHUNK_VALUES,
+) -> list[NDArray[np.float64]]:
+    """What ``bootstrap_together`` takes its quantiles of: each score of each draw, ``[draws]`` or
+    ``[draws, m]``."""
     scenes = _scenes(clusters, count)
     units = count if scenes is None else int(scenes.max()) + 1
     found: list[list[NDArray[np.float64]]] = [[] for _ in scores]
@@ -125,7 +143,7 @@ def bootstrap_together(
         weights = weights if scenes is None else weights[:, scenes]
         for score, its in zip(scores, found, strict=True):
             its.append(score(weights))
-    return [_quantiles(np.concatenate(its), level) for its in found]
+    return [np.concatenate(its) for its in found]
 
 
 def _scenes(clusters: ArrayLike | None, count: int) -> NDArray[np.int64] | None:
@@ -161,8 +179,9 @@ def _between_quantiles(scores: NDArray[np.float64], level: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _quantiles(scores: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """Of each column of ``scores [draws, …]``, without what is NaN, ``[2, …]``."""
+def quantiles(scores: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
+    """The ends of the interval of each column of ``scores [draws, …]``, without what is NaN,
+    ``[2, …]``."""
     ends = [(1 - level) / 2, (1 + level) / 2]
     missing = np.isnan(scores)
     if not missing.any():

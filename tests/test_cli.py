@@ -12,7 +12,7 @@ from harness.cli import main
 
 COMMANDS = (
     *("run", "registers", "look", "models", "tasks", "suites", "datasets", "doctor", "describe"),
-    *("bench", "compare", "leaderboard"),
+    *("bench", "compare", "leaderboard", "report", "results"),
 )
 MAIN = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 

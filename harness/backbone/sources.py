@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import nn
 
+from harness.backbone import checkpoint_files
 from harness.backbone.architecture import Architecture, architecture_of
 from harness.backbone.interventions import Intervention, resolve
 from harness.backbone.position import PositionRule
@@ -261,11 +262,11 @@ def _entry_signature(entry: ModelEntry) -> Signature | None:
     if entry.factory is not None:
         return None  # a factory may load gigabytes; not for an error message
     try:
-        facts = _facts(entry, unloaded(entry))
+        module = unloaded(entry)
+        _facts(entry, module)
     except HarnessError:
         return None
-    layout = facts.layout
-    return Signature(facts.depth, facts.width, facts.patch, layout.registers, layout.classes > 0)
+    return signature(module.state_dict())
 
 
 @dataclass(frozen=True)
@@ -279,9 +280,8 @@ class WeightsLocation:
 def locate_weights(entry: ModelEntry) -> WeightsLocation:
     """Where the weights are or would be fetched from. Touches no network."""
     if entry.checkpoint is not None:
-        return WeightsLocation(
-            str(entry.checkpoint), entry.checkpoint if entry.checkpoint.is_file() else None
-        )
+        whole = checkpoint_files.is_here(entry.checkpoint)
+        return WeightsLocation(str(entry.checkpoint), entry.checkpoint if whole else None)
     if entry.factory is not None:
         return WeightsLocation(f"built by {entry.factory}", None)
     import timm

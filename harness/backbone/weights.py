@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.backbone import checkpoint_files, dinov3_names, transformers_config
 from harness.backbone.transformers_names import to_official
 from harness.errors import HarnessError
 
 State = dict[str, Tensor]
 _WRAPPERS = ("state_dict", "model", "teacher")
+_LAYOUTS = "timm's, DINOv2's, DINOv3's or transformers'"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _PREFIX = re.compile(r"((module|backbone|model)\.)+")
 
 
@@ -30,68 +31,53 @@ class Signature:
     patch: int
     registers: int
     class_token: bool
+    gated: bool = False
 
     def __str__(self) -> str:
         return (
             f"{self.blocks} blocks, width {self.width}, patch {self.patch}, "
             f"{self.registers} register{'' if self.registers == 1 else 's'}, "
-            f"{'a' if self.class_token else 'no'} class token"
+            f"{'a' if self.class_token else 'no'} class token{', gated MLP' if self.gated else ''}"
         )
 
 
 def signature(state: Mapping[str, Tensor]) -> Signature | None:
-    """Read the architecture off a state dict in timm's or DINOv2's names; None if it is neither."""
+    """Read the architecture off a state dict in timm's names or a release's; None if in neither."""
     patch = state.get("patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:
         return None
     # DINOv2's training checkpoints say blocks.<chunk>.<block>.
     pattern = re.compile(r"blocks\.(?:\d+\.)?(\d+)\.")
     blocks = {int(m[1]) for m in map(pattern.match, state) if m}
-    registers = state.get("register_tokens", state.get("reg_token"))
+    names = ("register_tokens", "storage_tokens", "reg_token")
+    registers = next((state[name] for name in names if name in state), None)
     return Signature(
         blocks=max(blocks, default=-1) + 1,
         width=patch.shape[0],
         patch=patch.shape[-1],
-        registers=0 if registers is None else registers.shape[1],
+        registers=0 if registers is None or registers.ndim < 2 else registers.shape[-2],
         class_token="cls_token" in state,
+        gated=_is_gated(state),
     )
 
 
+def _is_gated(state: Mapping[str, Tensor]) -> bool:
+    """Whether the first MLP multiplies by a gate: two matrices lead into it, apart or as one."""
+    for name, value in state.items():
+        if re.fullmatch(r"blocks\.(\d+\.)+mlp\.(w1|w12|fc1_g)\.weight", name):
+            return True
+        if re.fullmatch(r"blocks\.(\d+\.)+mlp\.fc1\.weight", name):
+            out = state.get(name.replace(".fc1.", ".fc2."))
+            return out is not None and len(value) == 2 * out.shape[-1]
+    return False
+
+
 def read_checkpoint(path: Path) -> State:
-    """Tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file. No code in it is run.
+    """Tensors of a checkpoint, in timm's names or in those of its release. No code in it is run.
 
-    Raises ``HarnessError`` for a file that is missing, damaged, of another kind, or that is a
-    pickle which would need more than tensors and plain containers.
+    Raises ``HarnessError`` as ``checkpoint_files.read`` does, and for a file without tensors.
     """
-    if not path.is_file():
-        raise HarnessError(f"{path}: no such checkpoint file")
-    loaded: object
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
-
-            loaded = safetensors.torch.load_file(path)
-        elif path.suffix in {".pth", ".pt", ".bin"}:
-            with warnings.catch_warnings():  # torch wonders aloud about pickles it then refuses
-                warnings.simplefilter("ignore")
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise HarnessError(f"{path}: a .safetensors, .pth, .pt or .bin file was expected")
-    except HarnessError:
-        raise
-    except pickle.UnpicklingError as error:
-        reason = _first_line(error)
-        raise HarnessError(
-            f"{path}: refused: it is damaged, or holds more than weights, and a pickle can run any "
-            f"code when loaded ({reason}). Save its state dict alone, best as .safetensors"
-        ) from None
-    except Exception as error:  # safetensors and zip readers raise many kinds on damaged files
-        raise HarnessError(f"{path}: damaged checkpoint: {_first_line(error)}") from None
-    return _unwrap(path, loaded)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return _unwrap(path, checkpoint_files.read(path))
 
 
 def _unwrap(path: Path, loaded: object) -> State:
@@ -144,13 +130,18 @@ def load_strictly(module: nn.Module, path: Path, fitting: Callable[[], str]) -> 
     state = read_checkpoint(path)
     looks = signature(state)
     expected = signature(module.state_dict())
-    converted = to_timm(state, module)
+    problems: list[str] = []
+    if dinov3_names.is_own(state, module):
+        converted, problems = dinov3_names.to_timm(state, module)
+    else:
+        converted = to_timm(state, module)
+    problems += transformers_config.differences(path, module)
     own = module.state_dict()
     missing = sorted(own.keys() - converted.keys())
     surplus = sorted(converted.keys() - own.keys())
     unequal = sorted(n for n in own.keys() & converted.keys() if own[n].shape != converted[n].shape)
-    if missing or surplus or unequal:
-        what = f"it looks like {looks}" if looks else "it is not a ViT in timm's or DINOv2's names"
+    if missing or surplus or unequal or problems:
+        what = f"it looks like {looks}" if looks else f"it is not a ViT in {_LAYOUTS} names"
         lines = [f"{path}: does not fit the entry, which is {expected}: {what}"]
         for label, names in (("missing", missing), ("not in the model", surplus)):
             if names:
@@ -160,8 +151,11 @@ def load_strictly(module: nn.Module, path: Path, fitting: Callable[[], str]) -> 
                 f"  {name}: {list(converted[name].shape)} in the file, "
                 f"{list(own[name].shape)} in the model"
             )
+        lines += [f"  {problem}" for problem in problems]
         if suggestion := fitting():
             lines.append(f"  {suggestion}")
+        if _SHARD.search(path.stem):
+            lines.append("  it is one shard of several: name the .index.json beside it")
         raise HarnessError("\n".join(lines))
     module.load_state_dict(converted, strict=True)
 
@@ -178,8 +172,3 @@ def digest(module: nn.Module) -> str:
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

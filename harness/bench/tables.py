@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -12,29 +14,47 @@ from typing import Any
 import numpy as np
 
 from harness import records, schema
-from harness.registry import Registry
+from harness.registry import ModelEntry, Registry
+from harness.stats import bootstrap_together
 
 _MODELS, _DATASETS, _PICTURES = 40, 25, 1_000
 
 
 def tables() -> dict[str, Any]:
-    """Seconds of ``harness leaderboard`` and ``harness compare --pairs`` (20 pairs on 50 cells:
-    hits and a distance), reading included."""
+    """Seconds of ``harness leaderboard``, ``harness compare --pairs`` (20 pairs on 50 cells: hits
+    and a distance), ``harness regress`` (all of them against as many that moved), ``harness results
+    check`` and ``harness report``, reading included, and the report's size."""
     from harness.cli import main
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         models = folder / "models.yaml"
         models.write_text("".join(_entry(number) for number in range(_MODELS)))
         count = _write(folder / "results", models)
-        asked = ["--results", str(folder / "results"), "--models", str(models), "--format", "json"]
+        moved = str(folder / "moved")
+        _write(folder / "moved", models, noise=0.05)
+        page = folder / "report.html"
+        asked = ["--results", str(folder / "results"), "--models", str(models), "--json"]
+        commands = {
+            "leaderboard": ["leaderboard", *asked],
+            "compare": ["compare", "--pairs", *asked],
+            "regress": ["regress", "--baseline", asked[1], "--candidate", moved, "--json"],
+            "check": ["results", "check", str(folder / "results"), "--json"],
+            "report": ["report", "--out", str(page), *asked],
+        }
         seconds = {}
-        for command in (["leaderboard"], ["compare", "--pairs"]):
+        for name, command in commands.items():
             began = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
-                main([*command, *asked])
-            seconds[command[0]] = round(time.perf_counter() - began, 2)
-    return {"records": count, "pictures": _PICTURES, **{f"{k}_s": v for k, v in seconds.items()}}
+                main(command)
+            seconds[name] = round(time.perf_counter() - began, 2)
+        size = page.stat().st_size
+    return {
+        "records": count,
+        "pictures": _PICTURES,
+        **{f"{k}_s": v for k, v in seconds.items()},
+        "report_mib": round(size / 2**20, 1),
+    }
 
 
 def _entry(number: int) -> str:
@@ -43,59 +63,62 @@ def _entry(number: int) -> str:
     return f"made-up{number}:\n  timm: vit_tiny_patch16_224\n{baseline}"
 
 
-def _write(out: Path, models: Path) -> int:
-    """Results of two tasks, one of hits and one of a distance, on each data set."""
-    generator = np.random.default_rng(0)
+def _write(out: Path, models: Path, noise: float = 0.0) -> int:
+    """Results of two tasks, one of hits and one of a distance, on each data set; with ``noise``
+    each picture is a little harder or easier for the same model."""
+    generator, further = np.random.default_rng(0), np.random.default_rng(1)
     ids = [f"picture-{number:05d}" for number in range(_PICTURES)]
     registry, count = Registry.load([models]), 0
     for dataset in range(_DATASETS):
         hard = generator.normal(size=_PICTURES)
+        cells, fingerprint = [], 8 * f"{dataset:08x}"  # its first digits seed the draws
         for model in range(_MODELS):
-            entry = registry.entry(f"made-up{model}")
             skill = hard + generator.normal(size=_PICTURES) + 0.2 * (model % 2)
-            for task, metric, column in (
-                ("lost", "corloc", skill > 0),
-                ("depth", "rmse", np.exp(-skill / 4)),
-            ):
-                scale = 100.0 if metric == "corloc" else 1.0
-                value = float(column.mean()) * scale
-                record = _record(task, entry.name, f"set{dataset}", entry.digest(), dataset)
-                record = record.model_copy(
-                    update={"metrics": {metric: _metric(metric, value, scale)}}
-                )
-                names = record.dataset.name, task, entry.name, task
-                path = records.record_path(out, *names)
-                records.write(path, record, {"image_id": ids, metric: column})
-                count += 1
+            skill = skill + noise * further.normal(size=_PICTURES)
+            cells.append((model, "lost", "corloc", 100.0, skill > 0))
+            cells.append((model, "depth", "rmse", 1.0, np.exp(-skill / 4)))
+        columns = np.stack([scale * column for *_, scale, column in cells], axis=1)
+        (intervals,) = bootstrap_together(
+            [lambda weights, columns=columns: weights @ columns / _PICTURES],  # type: ignore[misc]
+            _PICTURES,
+            int(fingerprint[:8], 16),
+        )
+        for cell, value, low, high in zip(cells, columns.mean(axis=0), *intervals, strict=True):
+            model, task, metric, scale, column = cell
+            entry = registry.entry(f"made-up{model}")
+            record = _record(task, entry, f"set{dataset}", fingerprint)
+            facts = schema.Metric(
+                value=float(value),
+                low=float(low),
+                high=float(high),
+                unit="%" if metric == "corloc" else "m",
+                higher_is_better=metric == "corloc",
+                column=metric,
+                scale=scale,
+            )
+            record = record.model_copy(update={"metrics": {metric: facts}})
+            path = records.record_path(out, record.dataset.name, task, entry.name, task)
+            records.write(path, record, {"image_id": ids, metric: column})
+            count += 1
     return count
 
 
-def _metric(name: str, value: float, scale: float) -> schema.Metric:
-    half = value / 30
-    return schema.Metric(
-        value=value,
-        low=value - half,
-        high=value + half,
-        unit="%" if name == "corloc" else "m",
-        higher_is_better=name == "corloc",
-        column=name,
-        scale=scale,
-    )
-
-
-def _record(task: str, model: str, dataset: str, digest: str, number: int) -> schema.Record:
-    fingerprint = 8 * f"{number:08x}"  # its first digits seed the draws
+def _record(task: str, entry: ModelEntry, dataset: str, fingerprint: str) -> schema.Record:
+    settings: dict[str, Any] = {"name": task, "version": "1.0"}
+    text = json.dumps(settings, sort_keys=True)
     return schema.Record(
         task=task,
         model=schema.ModelFacts(
-            name=model,
-            entry={},
-            entry_digest=digest,
+            name=entry.name,
+            entry=entry.canonical(),
+            entry_digest=entry.digest(),
             weights="released",
-            weights_digest=digest,
+            weights_digest=entry.digest(),
             registers=0,
         ),
-        protocol=schema.ProtocolFacts(name=task, version="1.0", hash="0" * 64, settings={}),
+        protocol=schema.ProtocolFacts(
+            **settings, hash=hashlib.sha256(text.encode()).hexdigest(), settings=settings
+        ),
         dataset=schema.DatasetFacts(
             name=dataset,
             split="test",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from harness import records
 from harness.errors import HarnessError
+from harness.schema import Record
 
 
 class _Part(BaseModel):
@@ -24,7 +25,7 @@ class Histogram(_Part):
 
     lowest: Annotated[FiniteFloat, Field(gt=0)] | None
     bins_per_octave: Annotated[int, Field(ge=1, le=1024)]
-    counts: Annotated[list[NonNegativeInt], Field(max_length=100_000)]
+    counts: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Field(max_length=100_000)]
 
     @property
     def edges(self) -> NDArray[np.float64]:
@@ -114,7 +115,13 @@ def read(paths: Sequence[Path]) -> list[Anatomy]:
 
 
 def _read(path: Path) -> Anatomy:
-    record = records.read(path)
+    return anatomy_of(path, records.read(path))
+
+
+def anatomy_of(path: Path, record: Record) -> Anatomy:
+    """``record``, read from ``path``, called by its model.
+
+    Raises ``HarnessError`` where it is not of the task anatomy, or not as that writes it."""
     if record.task != "anatomy":
         raise HarnessError(f"{path}: a record of the task {record.task}; --anatomy draws anatomy's")
     try:

@@ -1,17 +1,16 @@
-"""``harness compare`` and ``harness leaderboard``: read records, print or write tables."""
+"""``harness compare``, ``leaderboard`` and ``report``: read records, print or write tables."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.atomic import explained, replace
+from harness.atomic import publish
 from harness.console import standard_output
 from harness.errors import HarnessError
+from harness.printable import json_text, printable
 from harness.registry import Registry
 from harness.tables import compare_sheets, leaderboard_sheets, sheet
 from harness.tables.compare import compare
@@ -23,7 +22,8 @@ Names = Callable[[str, Sequence[str]], list[str]]
 
 def run(options: argparse.Namespace, names: Names) -> None:
     """Do what was typed; ``names`` reads comma lists."""
-    {"compare": _compare, "leaderboard": _leaderboard}[options.command](options, names)
+    commands = {"compare": _compare, "leaderboard": _leaderboard, "report": _report}
+    commands[options.command](options, names)
 
 
 def _compare(options: argparse.Namespace, names: Names) -> None:
@@ -62,7 +62,7 @@ def _compare(options: argparse.Namespace, names: Names) -> None:
     format_ = "json" if options.json else options.format
     if format_ == "json":
         only = [{"model": each.model, "record": str(each.path)} for each in alone]
-        print(_json({"comparisons": facts, "only_one_has": only}))
+        print(json_text({"comparisons": facts, "only_one_has": only}))
     elif format_ == "csv":
         print(sheet.comma_separated(facts), end="")
     elif format_ == "markdown":
@@ -88,13 +88,17 @@ def _leaderboard(options: argparse.Namespace, names: Names) -> None:
     elif format_ == "csv":
         text = sheet.comma_separated(leaderboard_sheets.facts(found, start))
     else:
-        text = _json(leaderboard_sheets.facts(found, start)) + "\n"
+        text = json_text(leaderboard_sheets.facts(found, start)) + "\n"
     if options.out is None:
         print(text, end="")
         return
-    with explained(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        replace({options.out: text.encode()})
+    publish(options.out, text.encode())
+
+
+def _report(options: argparse.Namespace, names: Names) -> None:
+    from harness.report.command import report
+
+    report(options, names, _folders(options), _tell)
 
 
 def _folders(options: argparse.Namespace) -> list[Path]:
@@ -110,8 +114,4 @@ def _protocol(result: Result) -> str:
 
 
 def _tell(notice: str) -> None:
-    print(f"harness: {notice}", file=sys.stderr)
-
-
-def _json(facts: Any) -> str:
-    return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    print(f"harness: {printable(notice)}", file=sys.stderr)

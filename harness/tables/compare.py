@@ -8,8 +8,7 @@ for how many there are in the table (Holm).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -18,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import aggregates
-from harness.aggregates import Weights
 from harness.errors import HarnessError
-from harness.records import read_columns
 from harness.schema import Cost
 from harness.significance import FEWEST_DISCORDANT, Flips, holm, mcnemar, permutation, sign_flips
-from harness.stats import bootstrap_together
-from harness.tables.rows import Pair, Paired, Result, common, paired
+from harness.tables.paired import NOTHING_SHARED, Paired, drawn, read_paired
+from harness.tables.rows import Pair, Result
 
 FEW_PICTURES = 200
 """Below which a percentile interval is too short to be trusted, and is flagged."""
@@ -33,8 +30,6 @@ _FIRST, _MEAN, _OTHER = 1_999, 9_999, 1_999
 _PER_CELL = 25
 """Draws of a permutation test for each cell of the table, at least: the smallest p there is can
 then stand Holm's adjustment for all of them."""
-
-_NOTHING_SHARED = "no picture or class has a value of both"
 
 Verdict = Literal["better", "worse", "no difference shown", "too few", "not comparable"]
 
@@ -83,13 +78,11 @@ class Comparison:
 
 @dataclass
 class _Cell:
-    """A metric being compared, with all that its pictures were worth."""
+    """A metric being compared."""
 
     pair: Pair
     data: Paired
     row: Comparison
-    mean: NDArray[np.float64] | None
-    """Second less first, ``[n]``, of a metric that is the mean of a column."""
 
 
 def compare(
@@ -151,65 +144,30 @@ def _of_pair(pair: Pair, protocol: str, wanted: Collection[str]) -> Iterator[Com
         reason = "; ".join(pair.apart)
         yield from (replace(row, reason=reason) for row in blank.values())
         return
-    needed = {"image_id", aggregates.SCENE}.union(
-        *({metric.column or "", *metric.others} for metric in metrics.values())
-    )
-    tables = [read_columns(each.path, each.record, needed) for each in (pair.first, pair.second)]
-    for result, table in zip((pair.first, pair.second), tables, strict=True):
-        _check(result, table)
-    if not len(common(tables[0]["image_id"], tables[1]["image_id"])[0]):
-        raise HarnessError(
-            f"{pair.first.path.with_suffix('.parquet')} and "
-            f"{pair.second.path.with_suffix('.parquet')} have no picture in common, though their "
-            "records say that both scored the same: one is of another data set"
-        )
-    compared = {each.name: each for each in paired(tables[0], tables[1], metrics)}
+    compared = read_paired(pair, metrics)
     for name, row in blank.items():
         if own.metrics[name].aggregate != metrics[name].aggregate:
             yield replace(row, reason="what the metric is made of")
         elif name not in compared:
-            yield replace(row, reason=_NOTHING_SHARED)
+            yield replace(row, reason=NOTHING_SHARED)
         else:
             yield _cell(pair, compared[name], row)
 
 
-def _check(result: Result, table: Mapping[str, aggregates.Column]) -> None:
-    """That a table gives the scores of its record, and each picture one row."""
-    path = result.path.with_suffix(".parquet")
-    ids = table.get("image_id")
-    if ids is None or len(set(ids.tolist())) != len(ids):
-        raise HarnessError(f"{path}: damaged: not one row for each picture (image_id)")
-    for name, metric in result.record.metrics.items():
-        if metric.aggregate != "mean" or metric.column is None or metric.column not in table:
-            continue
-        (column,) = aggregates.complete([table[metric.column]])
-        score = metric.scale * column.astype(np.float64).mean() if len(column) else np.nan
-        if not np.isclose(score, metric.value, rtol=1e-6, atol=1e-9):
-            raise HarnessError(
-                f"{path}: its pictures give {name} {score:.4g}, the record says "
-                f"{metric.value:.4g}: it is of another run or data set; run the cell again"
-            )
-
-
 def _cell(pair: Pair, data: Paired, row: Comparison) -> _Cell:
-    scale, aggregate = data.metric.scale, data.metric.aggregate
-    ours, theirs = (aggregates.values(aggregate, each) for each in (data.first, data.second))
+    first_value, second_value = data.values()
     row = replace(
         row,
-        first_value=_mean(ours) * scale,
-        second_value=_mean(theirs) * scale,
+        first_value=first_value,
+        second_value=second_value,
         pictures=len(data.ids),
         scenes=None if data.scenes is None else len(np.unique(data.scenes)),
         verdict="no difference shown",
         test="permutation",
     )
-    if aggregate != "mean":
-        return _Cell(pair, data, row, None)
-    first, second = (each[0].astype(np.float64) for each in (data.first, data.second))
-    cell = _Cell(pair, data, row, (second - first) * scale)
-    hits = all(np.isin(each, (0.0, 1.0)).all() for each in (first, second))
-    if hits and (row.scenes is None or row.scenes == row.pictures):
-        test = mcnemar((first > second).sum(), (second > first).sum())
+    cell = _Cell(pair, data, row)
+    if data.change is not None and data.hits and row.scenes in (None, row.pictures):
+        test = mcnemar((data.change < 0).sum(), (data.change > 0).sum())
         discordant = int(test.first + test.second)
         few = discordant < FEWEST_DISCORDANT
         cell.row = replace(
@@ -223,16 +181,9 @@ def _cell(pair: Pair, data: Paired, row: Comparison) -> _Cell:
     return cell
 
 
-def _mean(parts: NDArray[np.float64]) -> float:
-    return float(aggregates.mean_of_parts(parts[None])[0])
-
-
 def _pictures(cell: _Cell) -> tuple[int, bytes]:
     """Cells in which this agrees draw the same pictures."""
-    digest = hashlib.sha256(np.ascontiguousarray(cell.data.ids).tobytes())
-    if cell.data.scenes is not None:
-        digest.update(np.ascontiguousarray(cell.data.scenes).tobytes())
-    return cell.pair.second.seed, digest.digest()
+    return cell.pair.second.seed, cell.data.pictures
 
 
 def _measure(cells: list[_Cell], tested: int) -> None:
@@ -240,46 +191,28 @@ def _measure(cells: list[_Cell], tested: int) -> None:
     same draws. ``tested`` is how many tests there are in the whole table."""
     first = cells[0]
     count, seed, clusters = len(first.data.ids), first.pair.second.seed, first.data.scenes
-    means = [cell for cell in cells if cell.mean is not None]
-    others = [cell for cell in cells if cell.mean is None]
-    columns = np.zeros((count, len(means)))
-    for place, cell in enumerate(means):
-        columns[:, place] = cell.mean
-    once = np.ones((1, count), np.int64)
-
-    def mean_of(weights: Weights) -> NDArray[np.float64]:
-        weighing = weights.astype(np.float64)
-        found: NDArray[np.float64] = weighing @ columns / weighing.sum(axis=1, keepdims=True)
-        return found
-
-    scores = [mean_of, *(_difference(cell.data) for cell in others)]
-    intervals = bootstrap_together(scores, count, seed, clusters=clusters)
-    values = mean_of(once)[0]
-    for place, cell in enumerate(means):
-        low, high = intervals[0][:, place]
-        cell.row = replace(
-            cell.row, difference=float(values[place]), low=float(low), high=float(high)
-        )
-    for cell, score, (low, high) in zip(others, scores[1:], intervals[1:], strict=True):
-        value = float(score(once)[0])
+    for cell, found in zip(cells, drawn([each.data for each in cells], seed), strict=True):
         cell.row = (
-            replace(cell.row, verdict="not comparable", reason=_NOTHING_SHARED, test=None)
-            if np.isnan(value)
-            else replace(cell.row, difference=value, low=float(low), high=float(high))
+            replace(cell.row, verdict="not comparable", reason=NOTHING_SHARED, test=None)
+            if np.isnan(found.difference)
+            else replace(cell.row, difference=found.difference, low=found.low, high=found.high)
         )
 
-    units, by_unit = np.arange(count), columns
+    units = np.arange(count)
     if clusters is not None:
         units = np.unique(clusters, return_inverse=True)[1]
-        by_unit = np.zeros((int(units.max()) + 1, len(means)))
-        np.add.at(by_unit, units, columns)
-    ours = [place for place, cell in enumerate(means) if cell.row.test == "permutation"]
-    p_values = _in_two_steps(by_unit[:, ours], seed, max(_MEAN, _PER_CELL * tested - 1))
-    for place, p in zip(ours, p_values, strict=True):
-        means[place].row = replace(means[place].row, p=float(p))
+    means = [
+        each for each in cells if each.data.change is not None and each.row.test == "permutation"
+    ]
+    by_unit = np.zeros((int(units.max()) + 1, len(means)))
+    for place, cell in enumerate(means):
+        by_unit[:, place] = np.bincount(units, cell.data.change)
+    p_values = _in_two_steps(by_unit, seed, max(_MEAN, _PER_CELL * tested - 1))
+    for cell, p in zip(means, p_values, strict=True):
+        cell.row = replace(cell.row, p=float(p))
     draws = max(_OTHER, _PER_CELL * tested - 1)
-    for cell in others:
-        if cell.row.difference is not None:
+    for cell in cells:
+        if cell.data.change is None and cell.row.difference is not None:
             cell.row = replace(cell.row, p=_swapped(cell, units, seed, draws))
 
 
@@ -322,13 +255,3 @@ def _swapped(cell: _Cell, units: NDArray[np.int64], seed: int, draws: int) -> fl
     if draws > _FIRST and p < 2 * LEVEL:
         p = float(permutation(statistic, count, target, seed, draws, slack)[0])
     return p
-
-
-def _difference(data: Paired) -> Callable[[Weights], NDArray[np.float64]]:
-    parts, scale = aggregates.find(data.metric.aggregate), data.metric.scale
-
-    def of(weights: Weights) -> NDArray[np.float64]:
-        apart = parts(data.second, weights) - parts(data.first, weights)
-        return scale * aggregates.mean_of_parts(apart)
-
-    return of

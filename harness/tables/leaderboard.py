@@ -32,12 +32,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Standing:
-    """A result in a table. Floors have no ``rank``; ``tied`` shares it with another."""
+    """A result in a table. Floors have no ``rank``; ``tied`` shares it with another. ``base`` is
+    the result of the model's baseline in the same table."""
 
     result: Result
     rank: int | None
     tied: bool
     gain: Gain | None
+    base: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,11 @@ def _board(group: _Group, compared: Mapping[tuple[Path, str], Comparison], pairs
     standings = []
     for each, base, rank in zip(ranked, group.bases, ranks, strict=True):
         gain, row = None, compared.get((each.path, first))
-        if base is not None:
+        if row is not None and row.difference is not None and base is not None:
+            gain = Gain(base.model, row.difference, row.low, row.high)
+        elif base is not None and not pairs:  # a pair that could not be compared has none
             gain = Gain(base.model, value_of(each, first) - value_of(base, first))
-            if row is not None and row.difference is not None:
-                gain = Gain(base.model, row.difference, row.low, row.high)
-        standings.append(Standing(each, rank, ranks.count(rank) > 1, gain))
+        standings.append(Standing(each, rank, ranks.count(rank) > 1, gain, base))
     if pairs:
         bases = zip(ranked, group.bases, strict=True)
         baselines = {each.model: base.model for each, base in bases if base is not None}

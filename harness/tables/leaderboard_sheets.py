@@ -24,7 +24,7 @@ def _sheet(board: Board, start: Path) -> Sheet:
         name: heading(name, metric.unit, metric.higher_is_better)
         for name, metric in board.metrics.items()
     }
-    best = {name: _best(board, name) for name in heads}
+    bests = {name: best(board, name) for name in heads}
     several = len({each.result.variant for each in board.standings}) > 1
     rows: list[list[Cell | str]] = []
     for each in board.standings:
@@ -36,7 +36,7 @@ def _sheet(board: Board, start: Path) -> Sheet:
                 "floor" if each.rank is None else f"{each.rank}{'=' if each.tied else ''}",
                 ", ".join([name, *words]),
                 str(result.record.model.registers),
-                *(_score(result, metric, best[metric]) for metric in heads),
+                *(_score(result, metric, bests[metric]) for metric in heads),
                 _gain(each.gain, next(iter(board.metrics.values())).unit),
                 f"{cost.images_per_second:.1f}",
                 "–" if cost.gigaflops is None else f"{cost.gigaflops:.3g}",
@@ -44,22 +44,23 @@ def _sheet(board: Board, start: Path) -> Sheet:
                 Cell("record", link=relative(result.path, start)),
             ]
         )
-    for line in _published_rows(board):
+    for line in published_rows(board):
         values = (line.get(metric, "") for metric in heads)
         rows.append(["", line["label"], "", *values, "", "", "", "", line["source"]])
-    title = " · ".join([*board.standings[0].result.place, ", ".join(_title_words(board))])
+    title = " · ".join([*board.standings[0].result.place, ", ".join(title_words(board))])
     numbers = ["registers", *heads.values(), "gain", "images/s", "GFLOPs", "memory"]
-    return Sheet(
-        title, ["rank", "model", *numbers, "source"], rows, numbers, _notes(board, several)
-    )
+    notes = [_protocol(board), *cautions(board)]
+    return Sheet(title, ["rank", "model", *numbers, "source"], rows, numbers, notes)
 
 
-def _title_words(board: Board) -> list[str]:
+def title_words(board: Board) -> list[str]:
+    """What all results of a table say of their protocol."""
     words = [protocol_words(each.result.record) for each in board.standings]
     return [word for word in words[0] if all(word in each for each in words)]
 
 
-def _best(board: Board, metric: str) -> float | None:
+def best(board: Board, metric: str) -> float | None:
+    """The best value of those that are ranked."""
     values = [
         value_of(each.result, metric)
         for each in board.standings
@@ -89,7 +90,7 @@ def _gain(gain: Gain | None, unit: str) -> str:
     return f"{text} on {gain.baseline}"
 
 
-def _published_rows(board: Board) -> list[dict[str, str]]:
+def published_rows(board: Board) -> list[dict[str, str]]:
     """One for each model of each source, with what it has of the metrics."""
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for each in board.published:
@@ -101,13 +102,24 @@ def _published_rows(board: Board) -> list[dict[str, str]]:
     return list(lines.values())
 
 
-def _notes(board: Board, several: bool) -> list[str]:
-    record, protocol = board.record, board.record.protocol
-    settings = ", ".join(
-        f"{name.replace('_', ' ')} {plain(value)}"
-        for name, value in protocol.settings.items()
+def _protocol(board: Board) -> str:
+    protocol = board.record.protocol
+    told = ", ".join(f"{name} {value}" for name, value in settings(board).items())
+    return f"protocol {protocol.name} {protocol.version} (hash {protocol.hash[:12]}): {told}"
+
+
+def settings(board: Board) -> dict[str, str]:
+    """The protocol's settings as people write them."""
+    return {
+        name.replace("_", " "): plain(value)
+        for name, value in board.record.protocol.settings.items()
         if name not in {"name", "version"}
-    )
+    }
+
+
+def cautions(board: Board) -> list[str]:
+    """What the numbers are of and how far they carry; below a table."""
+    record = board.record
     scored = {
         each.result.record.per_picture.rows
         for each in board.standings
@@ -115,7 +127,6 @@ def _notes(board: Board, several: bool) -> list[str]:
     }
     counts = " or ".join(f"{count:,}" for count in sorted(scored))
     notes = [
-        f"protocol {protocol.name} {protocol.version} (hash {protocol.hash[:12]}): {settings}",
         f"data set {record.dataset.name}, {record.dataset.split}: {counts} pictures scored of "
         f"{record.dataset.pictures:,} (fingerprint {record.dataset.fingerprint[:12]}); in brackets "
         "95 % bootstrap intervals over them; models of one rank (=) are not told apart by these",

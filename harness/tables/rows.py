@@ -1,5 +1,4 @@
-"""The rows of every table: results from several folders, which of them compare, and the values
-that two of them have of the same pictures.
+"""The rows of every table: results from several folders, and which of them compare.
 
 Two results are comparable where task, protocol hash, fingerprints of the pictures of every role
 and the data set of the head agree. Which model ran is what a comparison is about; the batch, the
@@ -9,21 +8,17 @@ machine and the seed are recorded and not asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness import records
-from harness.aggregates import Column, complete, scenes
 from harness.documents import canonical_json
 from harness.errors import HarnessError
 from harness.registry import Registry
-from harness.schema import Metric, Record
+from harness.schema import Record
 
 FLOORS = ("pixels", "chance")
 
@@ -173,8 +168,7 @@ def read_results(
     found: dict[tuple[str, str, bytes, bytes], Result] = {}
     seen = 0
     for folder in folders:
-        if not folder.is_dir():
-            raise HarnessError(f"{folder}: no such folder; `harness run --out` makes one")
+        records.check_folder(folder)
         for path, record in records.find(folder, damaged, chosen.models or None):
             seen += 1
             result = Result(path, record)
@@ -182,7 +176,7 @@ def read_results(
                 continue
             cell = result.model, record.dataset.name, result.comparable, result.variant
             before = found.setdefault(cell, result)
-            if before.record.per_picture != record.per_picture:
+            if _numbers(before.record) != _numbers(record):
                 raise HarnessError(
                     f"two results of {result} that differ: {before.path} and {path}; keep one, or "
                     "name other folders"
@@ -198,6 +192,11 @@ def read_results(
         named = f" of {' and '.join(sorted(chosen.models))}" if chosen.models else ""
         raise HarnessError(f"no result{named} in {where}; `harness run --out` writes them")
     return list(found.values())
+
+
+def _numbers(record: Record) -> tuple[object, object]:
+    """What two results of one cell must have alike to be the same result."""
+    return record.per_picture, record.metrics
 
 
 def pairs_of(registry: Registry, models: Collection[str]) -> list[tuple[str, str]]:
@@ -219,9 +218,19 @@ class Pair(NamedTuple):
 
 
 def match(results: Sequence[Result], first: str, second: str) -> tuple[list[Pair], list[Result]]:
-    """What the two models have in common, and the results that only one of them has.
+    """What the two models have in common, and the results that only one of them has."""
+    ours = [each for each in results if each.model == first]
+    theirs = [each for each in results if each.model == second]
+    pairs, ours, theirs = matched(ours, theirs)
+    return pairs, [*ours, *theirs]
 
-    A result goes with a comparable one of the other model, run alike (seeds, say) if there is one;
+
+def matched(
+    ours: Sequence[Result], theirs: Sequence[Result]
+) -> tuple[list[Pair], list[Result], list[Result]]:
+    """What two lists of results have in common, and what is left of either.
+
+    A result goes with a comparable one of the other list, run alike (seeds, say) if there is one;
     what is left, with one of the same data set, task and protocol name, from which it is then told
     what sets it apart.
     """
@@ -230,74 +239,15 @@ def match(results: Sequence[Result], first: str, second: str) -> tuple[list[Pair
         lambda a, b: a.comparable == b.comparable,
         lambda a, b: a.place == b.place and a.record.protocol.name == b.record.protocol.name,
     ]
-    ours = [each for each in results if each.model == first]
-    theirs = [each for each in results if each.model == second]
+    first, second = list(ours), list(theirs)
     pairs = []
     for same in rules:
-        for one in list(ours):
-            other = next((each for each in theirs if same(one, each)), None)
+        for one in list(first):
+            other = next((each for each in second if same(one, each)), None)
             if other is None:
                 continue
             fields = [] if one.comparable == other.comparable else apart(one.record, other.record)
             pairs.append(Pair(one, other, fields))
-            ours.remove(one)
-            theirs.remove(other)
-    return sorted(pairs, key=lambda pair: str(pair.first.path)), [*ours, *theirs]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A metric's columns of the same pictures, row for row, from two results: ``first`` and
-    ``second``, each ``[n]`` or ``[n, k]``. ``ids [n]``; ``scenes [n]`` numbers what they are of."""
-
-    name: str
-    metric: Metric
-    ids: Column
-    first: list[Column]
-    second: list[Column]
-    scenes: Column | None
-
-
-def paired(
-    first: Mapping[str, Column], second: Mapping[str, Column], metrics: Mapping[str, Metric]
-) -> Iterator[Paired]:
-    """``metrics`` that both tables have columns for, of the pictures that both scored.
-
-    Which pictures were scored may differ: a bad one may be skipped by one run and not the other. A
-    picture without a value (NaN) in either is left out of that metric; of several draws or seeds,
-    where the one has more than the other, each is held against each.
-    """
-    ids, rows, others = common(first["image_id"], second["image_id"])
-    numbers = scenes(first)
-    for name, metric in metrics.items():
-        if metric.column is None:
-            continue
-        names = [metric.column, *metric.others]
-        if any(each not in table for each in names for table in (first, second)):
-            continue
-        ours, theirs = [first[n][rows] for n in names], [second[n][others] for n in names]
-        for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            if one.ndim == 2:
-                width = np.lcm(one.shape[1], other.shape[1])
-                ours[place] = np.tile(one, (1, width // one.shape[1]))
-                theirs[place] = np.tile(other, (1, width // other.shape[1]))
-        *kept, places = complete([*ours, *theirs, np.arange(len(ids))])
-        if len(places):
-            yield Paired(
-                name,
-                metric,
-                ids[places],
-                kept[: len(names)],
-                kept[len(names) :],
-                None if numbers is None else numbers[rows][places],
-            )
-
-
-def common(first: Column, second: Column) -> tuple[Column, NDArray[np.intp], NDArray[np.intp]]:
-    """The ids in both, sorted, and their places in each. Sorting text is slow, and most tables are
-    sorted alike."""
-    if np.array_equal(first, second) and bool(np.greater(first[1:], first[:-1]).all()):
-        places = np.arange(len(first))
-        return first, places, places
-    ids, rows, others = np.intersect1d(first, second, assume_unique=True, return_indices=True)
-    return ids, rows, others
+            first.remove(one)
+            second.remove(other)
+    return sorted(pairs, key=lambda pair: str(pair.first.path)), first, second

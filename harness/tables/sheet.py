@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
 
 from harness.console import number, plain_table
+from harness.printable import printable
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,21 @@ def markdown(sheets: Sequence[Sheet], level: int = 2) -> str:
     """Tables as GitHub draws them, each below a head of this ``level``."""
     lines = []
     for sheet in sheets:
-        lines += [f"{'#' * level} {_safe(sheet.title)}", ""]
-        lines.append(_line([_safe(column) for column in sheet.columns]))
-        lines.append(_line(["---:" if c in sheet.right else "---" for c in sheet.columns]))
-        lines += [_line([_in_markdown(cell) for cell in row]) for row in sheet.rows]
+        head, rows = markdown_lines(sheet)
+        lines += [f"{'#' * level} {safe(sheet.title)}", "", *head, *rows]
         if sheet.notes:
-            lines += ["", *(f"{_safe(note)}  " for note in sheet.notes)]
+            lines += ["", *(f"{safe(note)}  " for note in sheet.notes)]
         lines.append("")
     return "\n".join(lines)
+
+
+def markdown_lines(sheet: Sheet) -> tuple[list[str], list[str]]:
+    """The head of a table, and a line for each of its rows."""
+    head = [
+        _line([safe(column) for column in sheet.columns]),
+        _line(["---:" if c in sheet.right else "---" for c in sheet.columns]),
+    ]
+    return head, [_line([_in_markdown(cell) for cell in row]) for row in sheet.rows]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -73,17 +82,19 @@ def _line(cells: Sequence[str]) -> str:
 
 def _in_markdown(cell: Cell | str) -> str:
     if isinstance(cell, str):
-        return _safe(cell)
-    text = _safe(cell.text)
-    text = text if cell.link is None else f"[{text}]({cell.link.replace(' ', '%20')})"
+        return safe(cell)
+    text = safe(cell.text)
+    text = text if cell.link is None else f"[{text}]({quote(cell.link, errors='surrogateescape')})"
     return f"**{text}**" if cell.bold else text
 
 
-def _safe(text: str) -> str:
-    """No character of ``text`` means something to markdown, HTML included."""
+def safe(text: str) -> str:
+    """One line of which no character means something to markdown, HTML included, or to a
+    terminal."""
+    text = printable(" ".join(text.splitlines()))
     for character in "\\`*_[]|<>~":
         text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("\n", " ")
+    return text.replace("&", "&amp;")
 
 
 def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:
@@ -99,7 +110,9 @@ def comma_separated(facts: Sequence[Mapping[str, Any]]) -> str:
 
 def _flat(value: Any) -> Any:
     if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return printable(value, len(value))
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
 
 

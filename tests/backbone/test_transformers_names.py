@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_what_is_too_much_is_an_error(tmp_path: Path) -> None:
     save_file(state, tmp_path / "more.safetensors")
     with pytest.raises(HarnessError, match=r"not in the model: blocks.1.surplus"):
         weights_digest(tmp_path, tmp_path / "more.safetensors", 4)
+
+
+def test_a_config_beside_it_with_other_heads_is_an_error(tmp_path: Path) -> None:
+    save_file(published(4), tmp_path / "hub.safetensors")
+    config = tmp_path / "config.json"
+    facts = {"model_type": "dinov2_with_registers", "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    config.write_text(json.dumps(facts | {"num_attention_heads": 3}))
+    weights_digest(tmp_path, tmp_path / "hub.safetensors", 4)
+    config.write_text(json.dumps(facts | {"num_attention_heads": 6}))
+    with pytest.raises(HarnessError, match="num_attention_heads is 6, the entry's model has 3"):
+        weights_digest(tmp_path, tmp_path / "hub.safetensors", 4)
 
 
 def test_registers_under_an_entry_without_them_are_told(tmp_path: Path) -> None:

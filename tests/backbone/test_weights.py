@@ -141,7 +141,9 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(
 
 def test_a_file_that_is_no_vit_is_said_to_be_none(tmp_path: Path) -> None:
     path = saved(tmp_path / "linear.safetensors", nn.Linear(2, 2).state_dict())
-    assert "it is not a ViT in timm's or DINOv2's names" in message(tmp_path, path)
+    assert "it is not a ViT in timm's, DINOv2's, DINOv3's or transformers' names" in message(
+        tmp_path, path
+    )
 
 
 def test_nothing_is_loaded_where_one_weight_does_not_fit(tmp_path: Path, official: State) -> None:

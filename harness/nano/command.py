@@ -1,0 +1,47 @@
+"""``harness pretrain``: what was typed as a recipe, and what came of it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from harness.nano.pretrain import Recipe, pretrain
+from harness.progress import Silent, for_stream, remember_interrupts
+
+
+def pretrained(options: Namespace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train what was typed; the model's name, its registry file, and a command that uses both.
+    ``settings`` are those of ``--set``."""
+    recipe = Recipe(
+        data=options.data,
+        out=options.out,
+        size=options.size,
+        registers=options.registers,
+        name=options.name,
+        steps=options.steps,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        precision=options.precision,
+        crop=options.crop,
+        local_crop=options.local_crop,
+        local_crops=options.local_crops,
+        label_weight=options.labels,
+        device=options.device,
+        workers=options.workers,
+        threads=options.threads,
+        overwrite=options.overwrite,
+        baseline=options.baseline,
+        dataset_files=tuple(options.datasets),
+        data_root=options.data_root,
+        command=tuple(options.typed),
+    ).changed(settings)
+    remember_interrupts()
+    with Silent() if options.json else for_stream() as progress:
+        registry = pretrain(recipe, progress)
+    return {
+        "model": recipe.model_name,
+        "registry": str(registry),
+        "use": f"harness run --task lost --model {recipe.model_name} --models {registry}",
+    }

@@ -1,0 +1,1 @@
+"""One web page of records: tables, plots and pictures, with where every number comes from."""
