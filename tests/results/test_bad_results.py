@@ -18,7 +18,7 @@ from bad_results import BAD_TABLE, HOSTILE, LONG, NOT_READ, ODD
 from made_records import hits, made
 from resealed import changed, sealed
 
-from harness import records
+from harness import columns as table_columns
 from harness.cli import main
 from harness.results import check as results_check
 
@@ -274,7 +274,7 @@ def test_a_text_that_would_take_all_memory_is_not_read(
 ) -> None:
     """numpy gives each of n texts the room of the longest."""
     ODD["a long id"](record(out))
-    monkeypatch.setattr(records, "_MOST_TEXT", 40 * 4 * 99_999)
+    monkeypatch.setattr(table_columns, "_MOST_TEXT", 40 * 4 * 99_999)
     status, _, told = typed(capsys, "compare", out)
     assert status == 2 and "a text of 100,000 characters among 40 rows" in told
 
