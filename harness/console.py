@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,6 +29,11 @@ class _Console(Console):
 def standard_output() -> Console:
     """Standard output, as wide as the terminal; wide in a file, where nothing needs folding."""
     return _Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+
+def into(file: TextIO) -> Console:
+    """A file, or text in memory, that tables are written into."""
+    return _Console(file=file, highlight=False, width=FILE_WIDTH)
 
 
 def plain_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:

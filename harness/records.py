@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
 from harness.atomic import explained, locked, replace, sweep, temporary, write_through
+from harness.columns import check_columns, to_numpy, to_parquet
 from harness.errors import HarnessError
 from harness.schema import (
     SCHEMA_VERSION,
@@ -46,10 +46,7 @@ from harness.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Column = NDArray[Any] | Sequence[str]
-
-_MOST_TEXT = 2**31
-"""Bytes in memory of one column."""
+    from harness.columns import Column
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -71,6 +68,7 @@ __all__ = [
     "find",
     "finished",
     "head_path",
+    "look_at_all",
     "read",
     "read_columns",
     "read_head",
@@ -97,7 +95,7 @@ def write(
     names = (record.dataset.name, record.task, record.model.name, record.protocol.name)
     if path != record_path(out, *names, record.variant):
         raise ValueError(f"{path} is not the place of this record")
-    table, rows = _to_parquet(columns)
+    table, rows = to_parquet(columns)
     table_path = path.with_suffix(".parquet")
     per_picture = PerPicture(
         file=table_path.name,
@@ -206,7 +204,8 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
+        what = first["msg"].removeprefix("Value error, ")
+        what = f"{where}: {what}" if where else what
         raise DamagedResult(f"{path}: damaged, not a record: {what}") from None
 
 
@@ -234,32 +233,11 @@ def read_columns(
     if facts is None or (table.num_rows, columns) != (facts.rows, facts.columns):
         raise DamagedResult(f"{table_path}: damaged: not the rows and columns that {path.name} has")
     try:
-        found = {name: _to_numpy(table.column(name)) for name in table.column_names}
-        _check_columns(found, record.metrics, columns)
+        found = {name: to_numpy(table.column(name)) for name in table.column_names}
+        check_columns(found, record.metrics, columns)
     except ValueError as error:
         raise DamagedResult(f"{table_path}: damaged: {error}") from None
     return found
-
-
-def _check_columns(
-    found: Mapping[str, NDArray[Any]], metrics: Mapping[str, Metric], columns: Collection[str]
-) -> None:
-    """Raises ``ValueError`` for a table that no harness writes, and that nothing can be counted on.
-    ``found`` are those of its ``columns`` that were read."""
-    from harness.aggregates import misfit
-
-    ids = found.get("image_id")
-    if ids is not None and len(ids) and (ids.ndim, ids.dtype.kind) != (1, "U"):
-        raise ValueError("image_id is no text")
-    for name, metric in metrics.items():
-        own = [] if metric.column is None else [metric.column, *metric.others]
-        if missing := [each for each in own if each not in columns]:
-            raise ValueError(f"{name} is made of {', '.join(missing)}, which it does not have")
-        arrays = [found[each] for each in own if each in found]
-        if not own or len(arrays) < len(own):
-            continue
-        if (problem := misfit(metric.aggregate, arrays)) is not None:
-            raise ValueError(f"{', '.join(own)}: {problem}")
 
 
 def read_head(path: Path, record: Record) -> bytes | None:
@@ -307,28 +285,44 @@ def find(
     damaged: list[HarnessError] | None = None,
     models: Collection[str] | None = None,
 ) -> Iterator[tuple[Path, Record]]:
-    """Every whole record under ``out``, or those of ``models``, in the order of their paths.
+    """Every whole record under ``out`` that has a score, or those of ``models``, in the order of
+    their paths.
 
-    One that is not whole raises; with a list in ``damaged`` its error is put there instead, so
-    that a table can be made of the others and say what it lacks.
+    One that is not so raises; with a list in ``damaged`` its error is put there instead, so that a
+    table can be made of the others and say what it lacks.
     """
-    told = [] if damaged is None else damaged
-    for path in sorted(_cells(out, told)):
-        if models is not None and path.parent.name not in models:
-            continue
+    for path, found in look_at_all(out, lambda path: not models or path.parent.name in models):
+        if isinstance(found, Record):
+            yield path, found
+        elif damaged is None:
+            raise found
+        else:
+            damaged.append(found)
+
+
+def look_at_all(
+    out: Path, wanted: Callable[[Path], bool] = lambda _: True
+) -> Iterator[tuple[Path, Record | HarnessError]]:
+    """Every record under ``out`` whose path is ``wanted``, in the order of their paths, or why it
+    cannot be counted on; and folders that cannot be looked into, with the reason."""
+    folders: list[tuple[Path, Record | HarnessError]] = []
+    paths = [path for path in _cells(out, folders) if wanted(path)]
+    yield from folders
+    for path in sorted(paths):
         try:
             record = finished(path)
-            if record is None:
-                raise HarnessError(f"{path}: a link to nothing; remove it")
         except HarnessError as error:
-            told.append(error)
+            yield path, error
+            continue
+        if record is None:
+            yield path, HarnessError(f"{path}: a link to nothing; remove it")
+        elif not record.metrics:
+            yield path, HarnessError(f"{path}: it has no score; run its cell again")
         else:
             yield path, record
-        if damaged is None and told:
-            raise told[0]
 
 
-def _cells(out: Path, told: list[HarnessError]) -> Iterator[Path]:
+def _cells(out: Path, told: list[tuple[Path, Record | HarnessError]]) -> Iterator[Path]:
     """Every ``<dataset>/<task>/<model>/*.json`` below ``out``; a folder that cannot be looked into
     is told."""
     folders = [out]
@@ -338,10 +332,11 @@ def _cells(out: Path, told: list[HarnessError]) -> Iterator[Path]:
             try:
                 with os.scandir(folder) as entries:
                     paths += [folder / entry.name for entry in entries if entry.name[0] != "."]
-            except NotADirectoryError:
+            except (NotADirectoryError, FileNotFoundError):
                 continue
             except OSError as error:
-                told.append(HarnessError(f"{folder}: cannot be read: {error.strerror}"))
+                what = HarnessError(f"{folder}: cannot be read: {error.strerror}")
+                told.append((folder, what))
         folders = paths
     yield from (path for path in folders if path.suffix == ".json")
 
@@ -375,62 +370,6 @@ def _table_bytes(path: Path, record: Record) -> bytes:
     if hashlib.sha256(data).hexdigest() != record.per_picture.sha256:
         raise DamagedResult(f"{table_path}: not the table that {path.name} was made of")
     return data
-
-
-def _to_parquet(columns: Mapping[str, Column]) -> tuple[bytes, int]:
-    """Columns ``[n]`` or ``[n, k]`` -> the parquet file's bytes, and n."""
-    import numpy as np
-    import pyarrow
-    import pyarrow.parquet
-
-    arrays = {}
-    for name, values in columns.items():
-        array = np.asarray(values)
-        text = array.dtype.kind == "U"
-        if array.dtype.kind not in "biufU" or not (array.ndim == 1 or _rows_of_numbers(array)):
-            raise ValueError(
-                f"column {name!r} must be [n] numbers or text, or [n, k] numbers: "
-                f"{array.dtype} {list(array.shape)}"
-            )
-        if array.ndim == 2:
-            flat = pyarrow.array(array.ravel())
-            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, array.shape[1])
-        else:
-            arrays[name] = pyarrow.array(array.tolist(), pyarrow.string()) if text else array
-    lengths = {len(array) for array in arrays.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"per-picture columns must be of one length, not {sorted(lengths)}")
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
-    return buffer.getvalue(), lengths.pop()
-
-
-def _rows_of_numbers(array: NDArray[Any]) -> bool:
-    return array.ndim == 2 and array.shape[1] > 0 and array.dtype.kind != "U"
-
-
-def _to_numpy(column: Any) -> NDArray[Any]:
-    """Raises ``ValueError`` for a column that ``_to_parquet`` does not make."""
-    import numpy as np
-    import pyarrow
-    import pyarrow.compute
-
-    if column.null_count:
-        raise ValueError("a column has places without a value")
-    if pyarrow.types.is_string(column.type):
-        # numpy gives every text the room of the longest.
-        longest = pyarrow.compute.max(pyarrow.compute.utf8_length(column)).as_py() or 0
-        if 4 * longest * len(column) > _MOST_TEXT:
-            raise ValueError(f"a text of {longest:,} characters among {len(column):,} rows")
-        return np.asarray(column.to_pylist(), dtype=np.str_)
-    if not pyarrow.types.is_fixed_size_list(column.type):
-        values: NDArray[Any] = column.to_numpy()
-    else:
-        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        values = flat.reshape(len(column), column.type.list_size)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"a column is of {column.type}, which is neither numbers nor text")
-    return values
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -6,12 +6,12 @@ Imports nothing heavy before a command runs: ``arguments.py`` reads the options 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.printable import json_text
 
 if TYPE_CHECKING:
     from harness.interventions import NeuronFile
@@ -127,7 +127,7 @@ def _print(options: argparse.Namespace, facts: Mapping[str, Any]) -> None:
     from harness import terminal
 
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(facts))
     else:
         terminal.show_facts(facts)
 

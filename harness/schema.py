@@ -19,10 +19,17 @@ from pydantic import (
     FiniteFloat,
     JsonValue,
     NonNegativeInt,
+    WithJsonSchema,
     model_validator,
 )
 
-from harness.documents import NAME_LENGTH, NAME_PATTERN, canonical_json, check_name
+from harness.documents import (
+    NAME_LENGTH,
+    NAME_PATTERN,
+    canonical_json,
+    check_name,
+    name_problem,
+)
 
 SCHEMA_VERSION = 1
 
@@ -32,8 +39,18 @@ def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return facts
 
 
+def _name(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(f"the name cannot be used: {problem}")
+    return name
+
+
 Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
-Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$", max_length=NAME_LENGTH)]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": NAME_LENGTH}),
+]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]

@@ -96,7 +96,7 @@ def _flips(units: int, seed: int, draws: int) -> Iterator[Flips]:
     for start in range(0, draws, rows):
         count = min(rows, draws - start)
         packed = np.frombuffer(generator.bytes(count * width), np.uint8).reshape(count, width)
-        yield np.unpackbits(packed, axis=1, count=units).astype(bool)
+        yield np.unpackbits(packed, axis=1, count=units).view(np.bool_)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from harness.console import plain_table, size, standard_output
 from harness.errors import HarnessError
 from harness.features import upkeep
 from harness.features.store import default_folder
+from harness.printable import json_text
 
 
 def store(options: argparse.Namespace) -> bool:
@@ -79,4 +79,4 @@ def _show_damage(damaged: Sequence[upkeep.Damage], removed: bool) -> None:
 
 
 def _print_json(facts: object) -> None:
-    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json_text(facts))

@@ -44,6 +44,7 @@ def test_the_wheel_holds_the_registry_and_the_catalog_and_no_package_named_tasks
     assert {
         "harness/models.yaml",
         "harness/suites.yaml",
+        "harness/gate/gate.yaml",
         "harness/data/catalog.yaml",
         "harness/report/templates/page.html",
         "harness/py.typed",

@@ -90,7 +90,7 @@ def checked(
         subject.refuse_long()
         return [find(each, subject) for each in CHECKS]
     why = "; ".join(dict.fromkeys(reasons))
-    told = f"not applicable to these pictures ({why}); --dataset names others"
+    told = f"{why} (--dataset names other pictures, --model another model)"
     subject = Subject(task, protocol, backbone, entry, candidates[0]())
     return [
         find(each, subject)

@@ -53,11 +53,10 @@ def arrival(subject: Subject) -> None:
     first, requests = subject.compared(), subject.requests
     if all(each.order != "once" or each.step_size for each in requests.values()):
         raise Skipped("every role is fed in an order that the seed fixes")
-    reverse = subject.read(reverse=True)
     stages = {
         role: batches
         if requests[role].order != "once" or requests[role].step_size
-        else reverse[role]
+        else [batch for group in whole_pictures(batches)[::-1] for batch in group]
         for role, batches in subject.stages.items()
     }
     must_agree(first, subject.play(stages), "when pictures come the other way round", exact=False)

@@ -34,6 +34,7 @@ class Painted(Dataset):
     ) -> None:
         self.name, self.split = "painted", SPLITS[role]
         self._sources = [ScenesDataset("painted", role, count, size) for size in SIZES]
+        self._painted: dict[int, NDArray[np.uint8]] = {}
         scenes = [self._sources[place % len(SIZES)].samples[place] for place in range(count)]
         self.classes = KINDS if labelling == "several classes" else self._sources[0].classes
         self.semantic_classes, self.has_depth = SEMANTIC_CLASSES, True
@@ -51,7 +52,10 @@ class Painted(Dataset):
         return self._source(index).read(index)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        return self._source(index).picture(index)
+        """Painted once: every check reads it again."""
+        if index not in self._painted:
+            self._painted[index] = self._source(index).picture(index)
+        return self._painted[index].copy()
 
     def dense(self, index: int) -> Dense:
         return self._source(index).dense(index)

@@ -98,20 +98,16 @@ class Subject:
         self,
         batch_size: int = BATCH,
         roles: Mapping[Role, Dataset] | None = None,
-        reverse: bool = False,
     ) -> Stages:
-        """Batches of every role that is asked for. Bad pictures are left out; with ``reverse``,
-        pictures that are read once come in the opposite order."""
+        """Batches of every role that is asked for. Bad pictures are left out."""
         datasets = self.roles if roles is None else roles
         return {
-            role: list(self._batches(role, datasets[role], batch_size, reverse))
+            role: list(self._batches(role, datasets[role], batch_size))
             for role in ROLES
             if role in self.requests
         }
 
-    def _batches(
-        self, role: Role, dataset: Dataset, batch_size: int, reverse: bool
-    ) -> Iterable[Batch]:
+    def _batches(self, role: Role, dataset: Dataset, batch_size: int) -> Iterable[Batch]:
         request = self.requests[role]
         wanted = Pass(
             view=request.view,
@@ -125,8 +121,6 @@ class Subject:
             dense=request.dense,
         )
         order = indices(request, len(dataset.samples), self.seed)
-        if reverse:
-            order = list(order)[::-1]
         dealt, tally = Steps(request.step_size), Tally(batch_size)
         with exact_float32():
             for batch in stream(

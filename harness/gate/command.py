@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 
 from harness.atomic import publish
-from harness.console import FILE_WIDTH, standard_output
+from harness.console import into, standard_output
 from harness.errors import HarnessError
 from harness.gate.facts import as_json
 from harness.gate.gate_file import Gate
@@ -74,5 +74,5 @@ def _text(format_: str, report: Report) -> str:
         # A path need not be text; what would be no UTF-8 is written as an escape.
         return _WRITERS[format_](report).encode("utf-8", "backslashreplace").decode()
     text = io.StringIO()
-    _show(Console(file=text, highlight=False, width=FILE_WIDTH), report)
+    _show(into(text), report)
     return text.getvalue()

@@ -10,6 +10,7 @@ from harness.gate.cells import Cell
 from harness.gate.judge import Report
 from harness.gate.pace import Pace
 from harness.gate.sheets import NUMBERS, numbers, reason
+from harness.printable import printable
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -69,5 +70,5 @@ def _count(element: ElementTree.Element) -> None:
 
 
 def _text(text: str) -> str:
-    """Without what XML cannot hold."""
-    return _NOT_XML.sub("\ufffd", text)
+    """Without what a terminal should not be given, or XML cannot hold."""
+    return _NOT_XML.sub("\ufffd", printable(text))

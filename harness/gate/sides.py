@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.records import check_folder, finished
+from harness.records import Record, check_folder, look_at_all
 from harness.results.identity import below, place_of
 from harness.tables.rows import Chosen, Result
 
@@ -22,33 +22,30 @@ class Side:
 
 
 def read_side(folder: Path, chosen: Chosen) -> Side:
-    """Raises ``HarnessError`` where the folder is missing, or has no whole result that is asked
-    for."""
+    """Raises ``HarnessError`` where the folder is missing or cannot be looked into, or has no whole
+    result that is asked for."""
     check_folder(folder)
     results: list[Result] = []
     damaged = {}
     seen = False
-    for path in sorted(folder.glob("*/*/*/*.json")):
-        dataset, task, model = path.relative_to(folder).parts[:3]
-        wanted = (chosen.datasets, dataset), (chosen.tasks, task), (chosen.models, model)
-        if path.name.startswith("."):
-            continue
+
+    def wanted(path: Path) -> bool:
+        nonlocal seen
         seen = True
-        if any(names and one not in names for names, one in wanted):
-            continue
-        try:
-            record = finished(path)
-            place = path if record is None else place_of(path, record)
-        except HarnessError as error:
-            damaged[path] = str(error)
-            continue
-        if record is None:
-            continue
-        if path != place:
-            # A copy, perhaps of another run: nothing says which of two counts.
-            damaged[path] = f"{path}: in the wrong place; it is the result of {below(place)}"
-            continue
-        results.append(Result(path, record))
+        dataset, task, model = path.relative_to(folder).parts[:3]
+        asked = (chosen.datasets, dataset), (chosen.tasks, task), (chosen.models, model)
+        return all(not names or one in names for names, one in asked)
+
+    for path, found in look_at_all(folder, wanted):
+        if isinstance(found, Record):
+            if path == (place := place_of(path, found)):
+                results.append(Result(path, found))
+            else:  # a copy, perhaps of another run: nothing says which of two counts
+                damaged[path] = f"{path}: in the wrong place; it is the result of {below(place)}"
+        elif path.suffix == ".json":
+            damaged[path] = str(found)
+        else:  # what a folder hides, nobody can judge
+            raise found
     if not results:
         if damaged:
             raise HarnessError(f"no whole result in {folder}: {next(iter(damaged.values()))}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from harness.atomic import explained, locked, replace, sweep
 from harness.errors import HarnessError
 from harness.options import Options
+from harness.printable import json_text
 
 if TYPE_CHECKING:
     from harness.backbone.vit import Backbone
@@ -160,7 +160,7 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
 
 def _tell(options: argparse.Namespace, facts: Sequence[Mapping[str, Any]]) -> None:
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(facts))
         return
     from harness.console import standard_output
 

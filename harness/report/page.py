@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from harness.report.contents import Contents
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def page(contents: Contents) -> bytes:
     text = (
         _environment()
         .get_template("page.html")
-        .render(contents=contents, policy=policy, style=Markup(style), script=Markup(script))
+        .render(contents=contents, policy=policy, style=style, script=script)
     )
     return text.encode("utf-8", "replace")
 

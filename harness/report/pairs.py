@@ -36,20 +36,23 @@ class PairRow:
 
 
 def differences(
-    rows: Sequence[Comparison], width: float, edge: float
+    rows: Sequence[Comparison], told: Sequence[str], width: float, edge: float
 ) -> tuple[list[PairRow], Scale | None, Scale | None]:
-    """The pairs of one table, the scale of their values and that of their differences, both
-    ``width`` wide with room for a mark at each ``edge``."""
+    """The pairs of one table, whose title has ``told`` what all of it shares, the scale of their
+    values and that of their differences, both ``width`` wide with room for a mark at each
+    ``edge``."""
     values = [v for row in rows for v in (row.first_value, row.second_value) if v is not None]
     gains = [v for row in rows for v in (row.low, row.difference, row.high) if v is not None]
     scale = linear(values, edge, width - edge, ticks=3)
     gain_scale = linear(gains, edge, width - edge, ticks=3, zero=True) if gains else None
-    return [_row(row, scale, gain_scale) for row in rows], scale, gain_scale
+    return [_row(row, told, scale, gain_scale) for row in rows], scale, gain_scale
 
 
-def _row(row: Comparison, scale: Scale | None, gain_scale: Scale | None) -> PairRow:
+def _row(
+    row: Comparison, told: Sequence[str], scale: Scale | None, gain_scale: Scale | None
+) -> PairRow:
     first, second = row.first.record, row.second.record
-    shared = set(protocol_words(first))
+    shared = set(protocol_words(first)) - set(told)
     values = places = gain = None
     texts, difference, interval = ("–", "–"), "–", ""
     if row.first_value is not None and row.second_value is not None:
@@ -66,7 +69,7 @@ def _row(row: Comparison, scale: Scale | None, gain_scale: Scale | None) -> Pair
     return PairRow(
         baseline=row.first.model,
         model=row.second.model,
-        words=[each for each in protocol_words(second)[1:] if each in shared],
+        words=[each for each in protocol_words(second) if each in shared],
         family=family(row.second.model),
         registers=(first.model.registers, second.model.registers),
         values=values,

@@ -75,7 +75,7 @@ def groups(
     found: list[tuple[Group, list[_Row]]] = []
     for board, told in zip(boards, words, strict=True):
         for results in _together(board):
-            files = [_files(each) for each in results]
+            files = [_files(each, tell) for each in results]
             group = Group(
                 board.record.dataset.name,
                 board.record.task,
@@ -113,10 +113,16 @@ def _together(board: Board) -> Iterator[list[Result]]:
             yield [each.result]
 
 
-def _files(result: Result) -> list[_File]:
+def _files(result: Result, tell: Callable[[str], None]) -> list[_File]:
     """In the order worst, median, best."""
-    found = []
-    for path in pictures_folder(result.path).iterdir():
+    found: list[_File] = []
+    folder = pictures_folder(result.path)
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        tell(f"left out: {folder}: cannot be read: {error.strerror}")
+        paths = []
+    for path in paths:
         if FILE_NAME.fullmatch(path.name) and path.is_file():
             kind, number, identity = path.stem.split("-", 2)
             found.append(_File(path, result.model, kind, int(number), identity))
@@ -141,7 +147,7 @@ def _read(file: _File | None, start: Path, tell: Callable[[str], None]) -> Pictu
     if file is None:
         return None
     try:
-        with Image.open(file.path) as opened:
+        with Image.open(file.path, formats=["PNG"]) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise ValueError(f"{opened.width} × {opened.height} pixels are too many")
             image = opened.convert("RGB")

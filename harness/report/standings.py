@@ -10,6 +10,7 @@ from typing import NamedTuple
 from harness.console import size
 from harness.report.pairs import PairRow, differences
 from harness.report.scales import Scale, linear
+from harness.schema import Metric
 from harness.tables.compare import Comparison
 from harness.tables.leaderboard import Board, Standing
 from harness.tables.leaderboard_sheets import (
@@ -117,7 +118,7 @@ def table(
         for each in board.standings
         if each.base is not None and (row := compared.get((each.result.path, first))) is not None
     ]
-    pairs, pair_scale, gain_scale = differences(found, STRIP, _EDGE)
+    pairs, pair_scale, gain_scale = differences(found, title_words(board), STRIP, _EDGE)
     paired = {model for row in pairs for model in (row.baseline, row.model)}
     scale = _scale(board, first)
     bests = {name: best(board, name) for name in metrics}
@@ -128,10 +129,7 @@ def table(
         dataset=record.dataset.name,
         task=record.task,
         words=title_words(board),
-        heads=[
-            (heading(name, metric.unit, metric.higher_is_better), metric.higher_is_better)
-            for name, metric in metrics.items()
-        ],
+        heads=[(_head(name, metric), metric.higher_is_better) for name, metric in metrics.items()],
         rows=[
             _row(board, each, places, bests, scale, paired, several, gains.get(each.result.path))
             for each in board.standings
@@ -148,6 +146,13 @@ def table(
         pair_scale=pair_scale,
         gain_scale=gain_scale,
     )
+
+
+def _head(name: str, metric: Metric) -> str:
+    """A heading that is not broken before its unit."""
+    arrow = heading(name, metric.unit, metric.higher_is_better)[-1]
+    parts = name.replace("_", " "), metric.unit, arrow
+    return "\N{NO-BREAK SPACE}".join(each for each in parts if each)
 
 
 def _scale(board: Board, metric: str) -> Scale | None:

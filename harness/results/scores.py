@@ -7,7 +7,7 @@ of them are made once for all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Intervals:
             pairs = [*found[0].T, *found[1:]]
             for each, (low, high) in zip([*means, *others], pairs, strict=True):
                 told = each.metric.low, each.metric.high
-                if not all(map(_close, (low, high), told)):
+                if not all(map(close, (low, high), told)):
                     yield (
                         each.path,
                         f"the interval of {each.name} is {told[0]:.6g} to {told[1]:.6g}, but its "
@@ -88,14 +88,15 @@ def wrong_scores(
         together = aggregates.complete(together)
         columns = together[: len(columns)]
         scenes = None if numbers is None else together[-1]
-        value = _value(metric, columns)
-        if not _close(value, metric.value):
+        value = value_of(metric, columns)
+        if not close(value, metric.value):
             yield f"{name} is {metric.value:.6g}, but its pictures give {value:.6g}"
             continue
         intervals.add(_Waiting(path, name, metric, columns), seed, scenes)
 
 
-def _value(metric: Metric, columns: list[Column]) -> float:
+def value_of(metric: Metric, columns: Sequence[Column]) -> float:
+    """What the columns of a metric, without pictures that have no value, give; NaN of nothing."""
     if not len(columns[0]):
         return np.nan
     with np.errstate(invalid="ignore", over="ignore"):  # of infinite values
@@ -103,7 +104,8 @@ def _value(metric: Metric, columns: list[Column]) -> float:
         return float(metric.scale * aggregates.mean_of_parts(parts[None])[0])
 
 
-def _close(ours: float, theirs: float) -> bool:
+def close(ours: float, theirs: float) -> bool:
+    """Whether two scores are the same but for rounding."""
     return bool(np.isclose(ours, theirs, rtol=_CLOSE, atol=1e-9))
 
 

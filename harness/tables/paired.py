@@ -15,6 +15,7 @@ from harness import aggregates
 from harness.aggregates import Column, Weights, complete, scenes
 from harness.errors import HarnessError
 from harness.records import read_columns
+from harness.results.scores import close, value_of
 from harness.schema import Metric
 from harness.stats import bootstrap_scores, quantiles
 from harness.tables.rows import Pair, Result
@@ -152,14 +153,16 @@ def check_table(result: Result, table: Mapping[str, aggregates.Column]) -> None:
         raise HarnessError(f"{path}: damaged: not one row for each picture (image_id)")
     for name, metric in result.record.metrics.items():
         aggregates.find(metric.aggregate)
-        if metric.aggregate != "mean" or metric.column is None or metric.column not in table:
+        made_of = [metric.column or "", *metric.others]
+        if any(each not in table for each in made_of):
             continue
-        (column,) = aggregates.complete([table[metric.column]])
-        score = metric.scale * column.astype(np.float64).mean() if len(column) else np.nan
-        if not np.isclose(score, metric.value, rtol=1e-6, atol=1e-9):
+        columns = aggregates.complete([table[each] for each in made_of])
+        score = value_of(metric, columns)
+        if not close(score, metric.value):
             raise HarnessError(
                 f"{path}: its pictures give {name} {score:.4g}, the record says "
-                f"{metric.value:.4g}: it is of another run or data set; run the cell again"
+                f"{metric.value:.4g}: it is of another run or data set, "
+                "or the score is made otherwise now; run the cell again"
             )
 
 

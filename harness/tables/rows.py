@@ -174,9 +174,6 @@ def read_results(
             result = Result(path, record)
             if not chosen.has(result):
                 continue
-            if not record.metrics:
-                damaged.append(HarnessError(f"{path}: it has no score"))
-                continue
             cell = result.model, record.dataset.name, result.comparable, result.variant
             before = found.setdefault(cell, result)
             if _numbers(before.record) != _numbers(record):

@@ -93,7 +93,7 @@ def test_folders_that_are_missing_empty_or_one_are_bad_input(
         ('{"schema_version": 1, "task', "not strict JSON"),
         ("NaN", "NaN is not JSON"),
         ("later", "of schema 2"),
-        ("climbing", "cannot be used"),
+        ("climbing", "dataset.name"),
     ],
 )
 def test_a_damaged_or_later_candidate_is_a_damaged_cell_and_not_a_missing_one(
@@ -239,7 +239,7 @@ def test_values_that_are_none_of_the_metrics_are_damaged(
     assert cell["state"] == "damaged" and says in cell["reason"]
 
 
-def test_results_without_a_metric_are_nothing_to_judge(
+def test_results_without_a_score_are_not_judged(
     folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in folders.both(hits(0.5), hits(0.5)):
@@ -247,4 +247,4 @@ def test_results_without_a_metric_are_nothing_to_judge(
         record["metrics"] = {}
         path.write_text(json.dumps(record))
     assert folders.typed() == 2
-    assert "nothing to judge" in capsys.readouterr().err
+    assert "it has no score" in capsys.readouterr().err

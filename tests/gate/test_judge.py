@@ -253,3 +253,17 @@ def test_a_metric_whose_unit_changed_does_not_compare(folders: Folders) -> None:
     second.write_text(json.dumps(record))
     cell = only(folders.judged())
     assert (cell.state, cell.reason) == ("incomparable", "unit of the metric")
+
+
+def test_a_score_that_is_made_otherwise_of_the_same_values_is_damaged(folders: Folders) -> None:
+    labelled = np.random.default_rng(0).integers(1, 50, (300, 4))
+    right = labelled // 2
+    columns = {"intersection": right, "predicted": right + 5, "labelled": labelled}
+    _, path = folders.both(columns, columns, "miou")
+    record = json.loads(path.read_text())
+    record["metrics"]["miou"]["value"] += 0.1
+    record["metrics"]["miou"]["high"] += 0.1
+    path.write_text(json.dumps(record))
+    cell = only(folders.judged())
+    assert (cell.state, cell.action) == ("damaged", "fail")
+    assert "the score is made otherwise now" in (cell.reason or "")

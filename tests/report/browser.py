@@ -85,6 +85,13 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def until(self, script: str) -> None:
+        """Wait for what comes of itself; fails where it does not."""
+        end = time.monotonic() + _SECONDS
+        while not self.run(script):
+            assert time.monotonic() < end, f"never: {script}"
+            time.sleep(0.05)
+
     def press(self, key: str, code: int) -> None:
         """On the keyboard; ``code`` is the key's number in Windows."""
         text = {"text": "\r"} if key == "Enter" else {}

@@ -129,12 +129,11 @@ def test_filters_leave_what_was_asked_for(
     )
     assert boards == entries == (0 if not kept else 2 if name == "family" else 1)
     page.run("document.querySelector('#filters [type=reset]').click()")
-    page.run("new Promise((done) => setTimeout(done, 50))")
-    assert len(page.run(SHOWN)) == 7
+    page.until(f"{SHOWN}.length === 7")
 
 
 @pytest.mark.parametrize("what", ["record", "picture"])
-def test_a_record_and_a_picture_open_in_a_dialog_that_escape_closes(
+def test_a_record_and_a_picture_open_in_a_dialog_that_escape_and_its_button_close(
     what: str, page: Browser
 ) -> None:
     page.run(f"document.querySelector('a.{what}').focus()")
@@ -146,6 +145,10 @@ def test_a_record_and_a_picture_open_in_a_dialog_that_escape_closes(
     page.press("Escape", 27)
     assert page.run("document.getElementById('dialog').open") is False
     assert page.run("document.activeElement.className") == what
+    page.press("Enter", 13)
+    assert page.run("document.getElementById('dialog').open") is True
+    page.run("document.activeElement.click()")
+    assert page.run("document.getElementById('dialog').open") is False
     assert page.run("location.hash") == ""
 
 
@@ -154,12 +157,14 @@ def test_the_theme_is_the_systems_until_the_button_chooses(page: Browser) -> Non
     light = page.run(ground)
     page.window(1280, dark=True)
     dark = page.run(ground)
-    assert dark != light and page.run("document.getElementById('theme').textContent") == "Light"
+    assert dark != light
+    page.until("document.getElementById('theme').textContent === 'Light'")
     click(page, "#theme")
     assert page.run(ground) == light
     page.again()
     assert page.run(ground) == light
     page.window(1280)
+    page.until("document.getElementById('theme').textContent === 'Dark'")
     click(page, "#theme")
     assert page.run(ground) == dark
 
@@ -232,8 +237,7 @@ def test_names_in_records_run_nothing(chromium: Browser, tmp_path: Path) -> None
     chromium.run("document.querySelectorAll('summary').forEach((each) => each.click())")
     choose(chromium, "text", "script")
     choose(chromium, "text", "")
-    shown = chromium.run(SHOWN)
-    assert {name.replace("\0", "\ufffd") for name in HOSTILE} == set(shown)
+    assert set(chromium.run(SHOWN)) == {name.replace("\0", "\ufffd") for name in HOSTILE}
     assert (
         chromium.run("document.title") == "Frozen Vision Transformers, with and without registers"
     )

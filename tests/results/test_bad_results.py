@@ -18,7 +18,7 @@ from bad_results import BAD_TABLE, HOSTILE, LONG, NOT_READ, ODD
 from made_records import hits, made
 from resealed import changed, sealed
 
-from harness import records
+from harness import columns as table_columns
 from harness.cli import main
 from harness.results import check as results_check
 
@@ -104,6 +104,39 @@ def test_a_table_that_is_not_its_records_is_not_counted_on(
             assert "vits-reg4" not in shown
     board = [line for line in shown.splitlines() if ",vits-reg4," in line]
     assert board and all(",vits," not in line for line in board), "no gain without a comparison"
+
+
+@pytest.mark.parametrize("damage", [*NOT_READ, *(f"table: {name}" for name in BAD_TABLE)])
+def test_a_gate_fails_on_damage_on_either_side_and_a_page_is_made_without_it(
+    whole: Path, out: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    {**NOT_READ, **{f"table: {name}": do for name, do in BAD_TABLE.items()}}[damage](record(out))
+    for baseline, candidate in ((whole, out), (out, whole)):
+        command = ["regress", "--baseline", str(baseline), "--candidate", str(candidate)]
+        for form in ("table", "github", "junit", "json"):
+            status = main([*command, "--format", form])
+            shown = capsys.readouterr()
+            assert status in (1, 2) and "reg4" in shown.out + shown.err, (baseline, form)
+            assert not CONTROL.search(shown.out + shown.err)
+    page = tmp_path / "page.html"
+    assert main(["report", "--results", str(out), "--out", str(page)]) == 0
+    assert "vits-reg4" in capsys.readouterr().err and page.exists()
+
+
+@pytest.mark.parametrize("damage", ODD)
+def test_a_gate_and_a_page_take_odd_records(
+    whole: Path, out: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ODD[damage](record(out))
+    command = ["regress", "--baseline", str(whole), "--candidate", str(out)]
+    for form in ("table", "github", "junit", "json"):
+        assert main([*command, "--format", form]) in (0, 1, 2)
+        shown = capsys.readouterr()
+        assert not CONTROL.search(shown.out + shown.err), form
+    page = tmp_path / "page.html"
+    assert main(["report", "--results", str(out), "--out", str(page)]) == 0
+    shown = capsys.readouterr()
+    assert not CONTROL.search(shown.out + shown.err) and page.exists()
 
 
 @pytest.mark.parametrize("damage", ODD)
@@ -241,7 +274,7 @@ def test_a_text_that_would_take_all_memory_is_not_read(
 ) -> None:
     """numpy gives each of n texts the room of the longest."""
     ODD["a long id"](record(out))
-    monkeypatch.setattr(records, "_MOST_TEXT", 40 * 4 * 99_999)
+    monkeypatch.setattr(table_columns, "_MOST_TEXT", 40 * 4 * 99_999)
     status, _, told = typed(capsys, "compare", out)
     assert status == 2 and "a text of 100,000 characters among 40 rows" in told
 

@@ -193,6 +193,21 @@ def test_a_damaged_result_is_told_in_a_line_and_left_out(
     )
 
 
+@pytest.mark.parametrize("command", ["leaderboard", "report"])
+def test_a_record_without_a_metric_is_told_and_left_out(
+    command: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (made(tmp_path / "one", "vits", hits(0.3)), out / "voc07/lost/vits/lost.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "metrics": {}}))
+    common = "--out", tmp_path / "page"
+    told = complaint(capsys, command, "--results", tmp_path / "one", *common)
+    assert "vits/lost.json: it has no score" in told
+    assert main([command, "--results", str(out), "--out", str(tmp_path / "page")]) == 0
+    assert "vits/lost.json: it has no score" in capsys.readouterr().err
+    assert "vitb-reg4" in (tmp_path / "page").read_text()
+
+
 def test_two_results_of_one_cell_that_differ_are_refused(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
