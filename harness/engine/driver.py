@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import records, schema
 from harness.backbone.sources import choose_device, inspect
-from harness.engine.pieces import Piece, cut
+from harness.engine.pieces import Piece, cut, units
 from harness.engine.worker import Finished
 from harness.errors import HarnessError, SomeFailed
 from harness.options import Options
@@ -188,7 +188,7 @@ class _Driver:
                 self._fail(group, range(len(group.cells)), str(error))
                 return True
             group.reference = self._ray.put(group.cells)
-            group.units = _units(group.cells, parts)
+            group.units = units(group.cells, parts)
             group.waiting = len(parts)
             self._open.append(group)
             self._queue.extend(_Job(group, part) for part in parts)
@@ -311,29 +311,6 @@ def _groups(todo: Sequence[Cell]) -> list[_Group]:
             work = float(sum(passes.values())) * facts.depth * facts.width**2
             found.append(_Group(cells, work, float(sum(cell.bytes for cell in cells))))
     return found
-
-
-def _units(cells: Sequence[Cell], parts: Sequence[Piece]) -> list[list[int]]:
-    """Which cells one process has to finish together: those that share a pass which was not cut.
-    The others go alone."""
-    cut_up = {(part.repeat, part.role, place) for part in parts for place in part.cells}
-    units: list[list[int]] = []
-    passes: list[set[Any]] = []
-    added = cells[0].entry.test_time_registers
-    if added is not None and added.searched:
-        return [list(range(len(cells)))]
-    for place, cell in enumerate(cells):
-        number = {seed: number for number, (seed, _) in enumerate(cell.repeats)}
-        spared = {
-            read.key for read in cell.reads() if (number[read.seed], read.role, place) in cut_up
-        }
-        keys = {read.key for read in cell.reads()} - spared
-        joined = [at for at, theirs in enumerate(passes) if keys & theirs]
-        unit = sorted([place, *(each for at in joined for each in units[at])])
-        keys |= {key for at in joined for key in passes[at]}
-        units = [each for at, each in enumerate(units) if at not in joined] + [unit]
-        passes = [each for at, each in enumerate(passes) if at not in joined] + [keys]
-    return units
 
 
 def _told(error: Exception) -> str:

@@ -142,6 +142,29 @@ def _folds(cell: Cell, request: TokenRequest, options: Options) -> bool:
     return cell.task.start(context).mergeable
 
 
+def units(cells: Sequence[Cell], parts: Sequence[Piece]) -> list[list[int]]:
+    """Which cells one process has to finish together: those that share a pass which was not cut.
+    The others go alone."""
+    cut_up = {(part.repeat, part.role, place) for part in parts for place in part.cells}
+    units: list[list[int]] = []
+    passes: list[set[Any]] = []
+    added = cells[0].entry.test_time_registers
+    if added is not None and added.searched:
+        return [list(range(len(cells)))]
+    for place, cell in enumerate(cells):
+        number = {seed: number for number, (seed, _) in enumerate(cell.repeats)}
+        spared = {
+            read.key for read in cell.reads() if (number[read.seed], read.role, place) in cut_up
+        }
+        keys = {read.key for read in cell.reads()} - spared
+        joined = [at for at, theirs in enumerate(passes) if keys & theirs]
+        unit = sorted([place, *(each for at in joined for each in units[at])])
+        keys |= {key for at in joined for key in passes[at]}
+        units = [each for at, each in enumerate(units) if at not in joined] + [unit]
+        passes = [each for at, each in enumerate(passes) if at not in joined] + [keys]
+    return units
+
+
 def run_piece(
     backbone: Backbone, piece: Piece, group: Sequence[Cell], options: Options
 ) -> dict[int, Seen]:
