@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -199,4 +200,13 @@ class Calling(NormEvaluation):
             there.settimeout(0.2)
             with contextlib.suppress(OSError):
                 there.connect(("127.0.0.1", 9))
+        return super().finish()
+
+
+class Scratching(NormEvaluation):
+    """Breaks nothing: what is temporary may be written."""
+
+    def finish(self) -> Outcome:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"norms")
         return super().finish()

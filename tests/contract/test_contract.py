@@ -148,6 +148,10 @@ def test_without_registers_there_is_nothing_to_permute(backbone: Backbone) -> No
         assert find(BY_NAME[name], plain).reason == "nano has no registers"
 
 
+def test_temporary_files_may_be_written(backbone: Backbone) -> None:
+    assert found("outside", with_evaluation(broken_folds.Scratching), backbone).state == "passed"
+
+
 def test_a_check_that_has_no_outcome_says_so(backbone: Backbone) -> None:
     finding = found("batch", with_evaluation(broken_folds.Raises), backbone)
     assert finding.state == "not applicable" and "see outcome" in str(finding.reason)
