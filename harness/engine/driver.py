@@ -14,7 +14,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,11 @@ class _Driver:
     def __init__(
         self, ray: Any, todo: list[Cell], options: Options, engine: Engine, progress: Progress
     ) -> None:
-        self._ray, self._options, self._progress = ray, options, progress
+        self._ray, self._progress = ray, progress
         self.failures: list[str] = []
         resources, self._workers = _share(ray.cluster_resources(), engine, options)
+        decoding = resources["num_cpus"] - 1 if options.workers is None else options.workers
+        self._options = replace(options, workers=int(decoding))
         remote = ray.remote(max_retries=RETRIES, **resources)
         self._piece = remote(_piece).options(num_returns=2)
         self._finish = remote(_finish)

@@ -30,6 +30,7 @@ ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 pytestmark = pytest.mark.slow
 
 TASKS = {"tasks": ["lost", "logistic"], "models": ["nano", "pixels"], "datasets": ["scenes-few"]}
+KEPT = ("metrics", "details", "counts", "dataset", "protocol")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +55,10 @@ def tables(out: Path) -> dict[str, dict[str, Any]]:
     for path, record in records.find(out):
         facts = record.model_dump(mode="json")
         found[str(path.relative_to(out))] = {
-            **{name: facts[name] for name in ("metrics", "details", "counts", "dataset", "protocol")},
+            **{
+                name: facts[name]
+                for name in ("metrics", "details", "counts", "dataset", "protocol")
+            },
             "columns": records.read_columns(path, record),
         }
     return found
