@@ -168,8 +168,15 @@ def test_one_worker_is_given_no_pieces(tiny_models: Path, tmp_path: Path) -> Non
 def test_cells_that_share_an_uncut_pass_are_finished_together(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    protocols = ["lost", "lost-swept-on-test", "attention"]
-    wanted = options(tiny_models, tmp_path, tasks=["lost", "attention"], protocols=protocols)
+    protocols = ["lost", "lost-swept-on-test", "dinov2-knn"]
+    wanted = options(
+        tiny_models,
+        tmp_path,
+        tasks=["lost", "knn"],
+        datasets=["scenes-demo"],
+        protocols=protocols,
+        limit=300,
+    )
     group = plan.plan(wanted)
     assert [cell.protocol.name for cell in group] == protocols
     assert sorted(units(group, [])) == [[0, 1], [2]]

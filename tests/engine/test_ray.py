@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness import records
 from harness.cli import main
 from harness.engine import driver
 from harness.engine.driver import Engine
+from harness.engine.pieces import cut
 from harness.errors import HarnessError, SomeFailed
 from harness.further import plan_further
 from harness.options import Options
@@ -29,7 +31,8 @@ from harness.progress import Silent
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 pytestmark = pytest.mark.slow
 
-TASKS = {"tasks": ["lost", "logistic"], "models": ["nano", "pixels"], "datasets": ["scenes-few"]}
+# Enough pictures that passes are cut: 400 to fold, 1,500 and 400 for the feature store.
+TASKS = {"tasks": ["lost", "knn"], "models": ["pixels"], "datasets": ["scenes-demo"]}
 KEPT = ("metrics", "details", "counts", "dataset", "protocol")
 
 
@@ -42,7 +45,7 @@ def _own_engine() -> Iterator[None]:
 
 
 def options(out: Path, **changes: Any) -> Options:
-    return Options(**{**TASKS, "out": out, "limit": 60, "workers": 0, **changes})
+    return Options(**{**TASKS, "out": out, "workers": 0, **changes})
 
 
 def on_ray(wanted: Options, **how: Any) -> list[tuple[Path, records.Record]]:
@@ -80,7 +83,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("local")
     arguments = [f"--{name[:-1]}={','.join(values)}" for name, values in TASKS.items()]
     subprocess.run(
-        [sys.executable, "-m", "harness.cli", "run", *arguments, "--limit=60", f"--out={out}",
+        [sys.executable, "-m", "harness.cli", "run", *arguments, f"--out={out}",
          "--no-store", "--workers=0"],
         check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -88,10 +91,12 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_records_are_those_of_the_local_engine(local: Path, tmp_path: Path) -> None:
-    found = on_ray(options(tmp_path))
-    assert len(found) == 4 and all(record.complete is False for _, record in found)
+    wanted = options(tmp_path)
+    parts = cut(plan(wanted), wanted, 2)
+    assert sorted(len(part.places) for part in parts) == [144, 256, 476, 1024]
+    assert len(on_ray(wanted)) == 2
     assert_same(tmp_path, local)
-    assert on_ray(options(tmp_path)) == [], "what is finished is not run again"
+    assert on_ray(wanted) == [], "what is finished is not run again"
 
 
 def test_without_a_store_they_are_the_same(local: Path, tmp_path: Path) -> None:
@@ -139,7 +144,12 @@ def test_a_cell_that_fails_is_told_at_the_end_and_the_rest_is_done(tmp_path: Pat
     bad.write_text("broken:\n  timm: vit_tiny_patch16_224\n  checkpoint: none.safetensors\n")
     (tmp_path / "none.safetensors").write_bytes(b"no weights")
     wanted = options(
-        tmp_path / "out", models=["broken", "pixels"], tasks=["lost"], model_files=[bad]
+        tmp_path / "out",
+        models=["broken", "pixels"],
+        tasks=["lost"],
+        datasets=["scenes-few"],
+        limit=8,
+        model_files=[bad],
     )
     with pytest.raises(SomeFailed) as failed:
         on_ray(wanted)
@@ -197,3 +207,31 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(local: Path, tmp_pat
         list(driver.run(plan(wanted), wanted, Engine(), _Interrupted()))
     on_ray(wanted)
     assert_same(tmp_path, local)
+
+
+def test_two_nodes_give_the_same_and_one_of_them_may_stop(local: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()  # the engine that the other tests share
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    stopped: list[bool] = []
+
+    class Stops(Silent):
+        def advance(self, pictures: int) -> None:
+            if pictures and not stopped:
+                stopped.append(True)
+                cluster.remove_node(second, allow_graceful=False)
+
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        on_ray(options(tmp_path / "both"))
+        assert len({each["NodeID"] for each in ray.nodes() if each["Alive"]}) == 2
+        wanted = options(tmp_path / "one")
+        list(driver.run(plan(wanted), replace(wanted, store=False), Engine(), Stops()))
+        assert stopped and len([each for each in ray.nodes() if each["Alive"]]) == 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert_same(tmp_path / "both", local)
+    assert_same(tmp_path / "one", local)
