@@ -10,6 +10,7 @@ from pathlib import Path
 from harness import registers_command
 from harness.bench.arguments import add_bench
 from harness.contract.arguments import add_tasks
+from harness.engine.arguments import add_engine
 from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
 from harness.nano.arguments import add_pretrain
@@ -105,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed on: one record, of their mean and spread",
     )
     run.add_argument("--save-predictions", type=int, default=0, metavar="N", help=_PICTURES_HELP)
+    add_engine(run)
     _add_bad_image(run)
     _add_no_store(run)
     _add_machine(run)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
-from harness.errors import HarnessError
+from harness.errors import HarnessError, SomeFailed
 from harness.gate import regress
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
@@ -20,7 +20,7 @@ from harness.typed import settings as _settings
 if TYPE_CHECKING:
     from harness.options import Options
 
-EXIT_DONE, EXIT_BAD, EXIT_INTERRUPTED = 0, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_BAD, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(options)
     except HarnessError as error:
         print(f"harness: {printable(str(error))}", file=sys.stderr)
-        return EXIT_BAD
+        return EXIT_FAILED if isinstance(error, SomeFailed) else EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -77,8 +77,8 @@ def _run(options: argparse.Namespace) -> int:
         raise HarnessError("; ".join(cell.told for cell in alone))
 
     from harness.differences import differences
-    from harness.run import run
 
+    failed = None
     remember_interrupts()
     with Silent() if options.json else for_stream() as progress:
         for notice in not_shown:
@@ -88,8 +88,11 @@ def _run(options: argparse.Namespace) -> int:
                 progress.note(f"{cell.path}: done already (--overwrite runs it again)")
             elif cell.reason is None and len(cell.repeats) < options.seeds:
                 progress.note(f"{cell.path}: no seed moves it; run once")
-        for _ in run(cells, runs[0], progress):  # what runs of a suite share is all it reads
-            pass
+        try:
+            for _ in _engine(options)(cells, runs[0], progress):  # what runs of a suite share
+                pass
+        except SomeFailed as error:
+            failed = error
     results = [(cell.path, cell.done) for cell in cells if cell.done is not None]
     apart = differences(cells)
     facts = [
@@ -108,7 +111,23 @@ def _run(options: argparse.Namespace) -> int:
     ]
     facts += [{"not_applicable": cell.told} for cell in alone]
     _print(options, facts, lambda: terminal.show_results(results, alone, apart))
+    if failed is not None:
+        raise failed
     return EXIT_DONE
+
+
+def _engine(options: argparse.Namespace) -> Callable[..., Any]:
+    """Who runs the cells: this process, or the workers of a cluster."""
+    from harness.engine.arguments import engine
+
+    where = engine(options)
+    if where is None:
+        from harness.run import run
+
+        return run
+    from harness.engine import driver
+
+    return lambda cells, run, progress: driver.run(cells, run, where, progress)
 
 
 def _runs(options: argparse.Namespace, common: dict[str, Any]) -> list[Options]:

@@ -1,5 +1,9 @@
 """What can go wrong, as the person at the terminal reads it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class HarnessError(Exception):
     """Wrong use or bad input: names the file, what is wrong, and what to do. Exit status 2."""
@@ -11,3 +15,13 @@ class BadPicture(HarnessError):
 
 class BadLabels(BadPicture):
     """The labels of one picture's pixels cannot be used, whatever its pixels are."""
+
+
+class SomeFailed(HarnessError):
+    """Of many cells some failed, and the others are done: exit status 1. ``failures`` has a text
+    for each."""
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        self.failures = list(failures)
+        count = len(self.failures)
+        super().__init__(f"{count} failed, the rest is done:\n" + "\n".join(self.failures))

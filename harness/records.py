@@ -39,6 +39,7 @@ from harness.schema import (
     ProtocolFacts,
     Provenance,
     Record,
+    pictures_folder,
     record_path,
 )
 
@@ -60,8 +61,10 @@ __all__ = [
     "ProtocolFacts",
     "Provenance",
     "Record",
+    "adopt",
     "check_folder",
     "check_writable",
+    "files",
     "find",
     "finished",
     "head_path",
@@ -113,6 +116,31 @@ def write(
             sweep(path.parent)
             replace({**files, path: text.encode() + b"\n"})
     return record
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """The files of the result at ``path`` and the pictures beside it, by their names from its
+    folder on: what ``adopt`` takes."""
+    beside = [path.with_suffix(".parquet"), head_path(path), path]
+    pictures = sorted(pictures_folder(path).glob("*.png"))
+    there = [each for each in (*pictures, *beside) if each.is_file()]
+    return {str(each.relative_to(path.parent)): each.read_bytes() for each in there}
+
+
+def adopt(path: Path, files: Mapping[str, bytes]) -> Record:
+    """Store a result that another process has written, of which ``files`` gave the files, at
+    ``path``. Raises ``HarnessError`` as ``write`` does."""
+    pictures = {path.parent / name: data for name, data in files.items() if "/" in name}
+    own = {path.parent / name: data for name, data in files.items() if "/" not in name}
+    with explained(path):
+        for folder in {path.parent, *(each.parent for each in pictures)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(_results_folder(path)):
+            sweep(path.parent)
+            replace(own)
+            for each, data in pictures.items():
+                replace({each: data})
+    return _whole(path)
 
 
 def check_writable(out: Path) -> None:

@@ -68,16 +68,21 @@ def stored_features(
 
 
 def batches(
-    reader: Reader, features: Mapping[Selector, Feature], from_store: bool
+    reader: Reader,
+    features: Mapping[Selector, Feature],
+    from_store: bool,
+    places: range | None = None,
 ) -> Iterator[Batch]:
     """Every picture once, in shards in the data set's order. What runs is added to ``features``.
+    Of ``places``, which begin and end with a shard, those pictures alone.
 
     ``from_store`` says that vectors alone are wanted: shards that all ``features`` have are then
     read and not run. A picture that could not be used is looked at again: the shard of one that
     was mended is run again, and where bad pictures are not to be skipped its shard is run, which
     raises as it did.
     """
-    shards = range(-(-reader.pictures // reader.shard))
+    places = range(reader.pictures) if places is None else places
+    shards = range(places.start // reader.shard, -(-places.stop // reader.shard))
     use = from_store and bool(features)
     for stored, group in groupby(shards, lambda shard: use and _usable(reader, features, shard)):
         if not stored:

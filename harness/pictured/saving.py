@@ -43,7 +43,7 @@ def save_predictions(
     Raises ``HarnessError`` where pictures cannot be made or written.
     """
     folder = pictures_folder(cell.path)
-    _clear(folder, options.out)
+    clear(folder, options.out)
     if not options.save_predictions or not isinstance(evaluation, PicturedEvaluation):
         return
     standing = evaluation.standing()
@@ -133,7 +133,7 @@ def _title(choice: Choice, pictures: int, shown: Shown) -> str:
     return f"{choice.kind} {choice.number}: {shown.score} ({rank})"
 
 
-def _clear(folder: Path, out: Path) -> None:
+def clear(folder: Path, out: Path) -> None:
     """Remove the pictures of an earlier run, and the folder unless something else is in it."""
     if not folder.is_dir():
         return

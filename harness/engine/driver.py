@@ -1,0 +1,377 @@
+"""The engine ``ray``: pieces of passes and cells that are ready, dealt out to workers.
+
+The driver holds the plan, and no pixel or token: what pieces give stays in Ray's object store
+until the cell that needs it is finished, and of that the driver gets the result's files, which it
+writes. Groups with the most work are opened first, and no more of them than their states have
+memory for. A worker or node that is lost costs the work that it had in hand, which Ray does again;
+a cell that fails is told at the end, and the rest is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from harness import records, schema
+from harness.backbone.sources import choose_device, inspect
+from harness.engine.pieces import Piece, cut, units
+from harness.engine.worker import Finished
+from harness.errors import HarnessError, SomeFailed
+from harness.options import Options
+from harness.pictured.saving import clear
+from harness.plan import Cell
+from harness.progress import Progress, Silent
+from harness.run import side_by_side
+
+RETRIES = 5
+"""How often a task that a dying worker or node has taken along is begun again."""
+_IN_FLIGHT = 2
+"""Tasks for each worker that Ray is given at once: one that runs and one that waits."""
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where tasks run. ``address`` of a cluster that is there (``auto``), or None for one of this
+    machine alone. A task takes ``cpus`` cores and ``gpus`` of a GPU (a share, where several fit on
+    one); None is one core, or one GPU with its share of the cores."""
+
+    address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+
+
+@dataclass
+class _Group:
+    """Cells of one model and data set. ``units`` are those that one process has to finish."""
+
+    cells: list[Cell]
+    work: float
+    kept: float
+    reference: Any = None
+    pieces: list[tuple[Piece, Any]] = field(default_factory=list)
+    waiting: int = 0
+    units: list[list[int]] = field(default_factory=list)
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    group: _Group
+    piece: Piece | None = None
+    places: tuple[int, ...] = ()
+
+
+def run(
+    cells: Sequence[Cell], options: Options, engine: Engine, progress: Progress | None = None
+) -> Iterator[tuple[Path, schema.Record]]:
+    """As ``harness.run.run``, on Ray. Raises ``SomeFailed`` at the end, where cells failed."""
+    todo = [cell for cell in cells if cell.reason is None and cell.done is None]
+    if not todo:
+        return
+    records.check_writable(options.out)
+    with _ray(engine) as ray:
+        driver = _Driver(ray, todo, options, engine, progress or Silent())
+        try:
+            yield from driver.results()
+        finally:
+            driver.stop()
+    if driver.failures:
+        raise SomeFailed(driver.failures)
+
+
+@contextlib.contextmanager
+def _ray(engine: Engine) -> Iterator[Any]:
+    """Ray, started for this run unless the program has done so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise HarnessError("--engine ray needs Ray: pip install 'vit-harness[cluster]'") from None
+    ours = not ray.is_initialized()
+    if ours:
+        where: dict[str, Any] = {"address": engine.address or "local"}
+        if engine.address is None:
+            where["include_dashboard"] = False
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise HarnessError(
+                f"--address {engine.address}: no Ray there ({str(error).splitlines()[0]}); "
+                "`ray start --head` starts one, and without --address this machine is used"
+            ) from None
+    try:
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class _Driver:
+    def __init__(
+        self, ray: Any, todo: list[Cell], options: Options, engine: Engine, progress: Progress
+    ) -> None:
+        self._ray, self._progress = ray, progress
+        self.failures: list[str] = []
+        resources, self._workers = _share(ray.cluster_resources(), engine, options)
+        decoding = resources["num_cpus"] - 1 if options.workers is None else options.workers
+        self._options = replace(options, workers=int(decoding))
+        remote = ray.remote(max_retries=RETRIES, **resources)
+        self._piece = remote(_piece).options(num_returns=2)
+        self._finish = remote(_finish)
+        self._memory = ray.cluster_resources().get("object_store_memory", 2**30) / 2
+        self._here = (
+            str(Path.cwd()),
+            {
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith(("HARNESS_", "HF_"))
+            },
+        )
+        self._closed = sorted(_groups(todo), key=lambda group: -group.work)
+        self._queue: deque[_Job] = deque()
+        self._running: dict[Any, tuple[_Job, Any]] = {}
+        self._open: list[_Group] = []
+        self._cells, self._done = len(todo), 0
+        pictures = sum(sum(cell.passes.values()) for cell in todo)
+        self._progress.start(f"{self._cells} cells on {self._workers} workers", pictures)
+
+    def results(self) -> Iterator[tuple[Path, schema.Record]]:
+        while True:
+            self._fill()
+            if not self._running:
+                return
+            ready, _ = self._ray.wait(list(self._running), timeout=_LOOK_SECONDS)
+            self._progress.advance(0)  # where Ctrl-C is seen
+            for reference in ready:
+                job, payload = self._running.pop(reference)
+                if job.piece is not None:
+                    self._read(job, reference, payload)
+                else:
+                    yield from self._finished(job, reference)
+
+    def stop(self) -> None:
+        for reference in self._running:
+            with contextlib.suppress(Exception):  # it may have ended with its node
+                self._ray.cancel(reference, force=True)
+
+    def _fill(self) -> None:
+        """Give Ray work while it can take some."""
+        while len(self._running) < _IN_FLIGHT * self._workers:
+            if not self._queue and not self._open_next():
+                return
+            if self._queue:
+                self._submit(self._queue.popleft())
+
+    def _open_next(self) -> bool:
+        """Cut the largest group that may begin; False where none may."""
+        held = sum(group.kept for group in self._open)
+        for group in self._closed:
+            bases = [cell.base for cell in group.cells if cell.base is not None]
+            if any(self._to_come(base) for base in bases):
+                continue
+            if self._open and held + group.kept > self._memory:
+                return False
+            self._closed.remove(group)
+            if any(base.done is None for base in bases):
+                self._fail(group, range(len(group.cells)), "the head to be judged was not trained")
+                return True
+            try:
+                parts = cut(group.cells, self._options, self._workers)
+            except HarnessError as error:
+                self._fail(group, range(len(group.cells)), str(error))
+                return True
+            group.reference = self._ray.put(group.cells)
+            group.units = units(group.cells, parts)
+            group.waiting = len(parts)
+            self._open.append(group)
+            self._queue.extend(_Job(group, part) for part in parts)
+            if not parts:
+                self._ready(group)
+            return True
+        return False
+
+    def _to_come(self, base: Cell) -> bool:
+        groups = [*self._closed, *self._open]
+        return base.done is None and any(base is cell for group in groups for cell in group.cells)
+
+    def _ready(self, group: _Group) -> None:
+        """All its pieces are there: what is left of its cells comes before anything else."""
+        for unit in reversed(group.units):
+            self._queue.appendleft(_Job(group, places=tuple(unit)))
+
+    def _submit(self, job: _Job) -> None:
+        group = job.group
+        if group.failed is not None and job.piece is not None:
+            group.waiting -= 1  # the pass has failed: its other pieces are in vain
+            self._close(group)
+            return
+        whole = [group.reference]  # in a list, which Ray does not look into: read once a worker
+        if job.piece is not None:
+            status, payload = self._piece.remote(whole, job.piece, self._options, self._here)
+            self._running[status] = job, payload
+            return
+        parts = [each for each in group.pieces if set(each[0].cells) & set(job.places)]
+        bases = {}
+        for cell in (group.cells[place] for place in job.places):
+            if cell.base is not None:
+                path = cell.base.path
+                bases[str(path.relative_to(self._options.out))] = records.files(path)
+        arguments = whole, job.places, parts, bases, self._options, self._here
+        self._running[self._finish.remote(*arguments)] = job, None
+
+    def _read(self, job: _Job, reference: Any, payload: Any) -> None:
+        group = job.group
+        assert job.piece is not None
+        try:
+            pictures, why = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            pictures, why = 0, _told(error)
+        self._progress.advance(pictures)
+        group.waiting -= 1
+        if why is None:
+            group.pieces.append((job.piece, payload))
+        else:
+            group.failed = why
+        self._close(group)
+
+    def _close(self, group: _Group) -> None:
+        if group.waiting:
+            return
+        if group.failed is None:
+            self._ready(group)
+            return
+        self._fail(group, range(len(group.cells)), group.failed)
+        self._open.remove(group)
+
+    def _finished(self, job: _Job, reference: Any) -> Iterator[tuple[Path, schema.Record]]:
+        group = job.group
+        try:
+            finished: Finished = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            finished = Finished(failed=_told(error))
+        left = set(job.places)
+        for place, name, files in finished.results:
+            cell, path = group.cells[place], self._options.out / name
+            left.remove(place)
+            clear(schema.pictures_folder(path), self._options.out)
+            cell.path, cell.done = path, records.adopt(path, files)
+            self._done += 1
+            self._progress.note(f"{path}: done ({self._done} of {self._cells})")
+            yield cell.path, cell.done
+        if finished.failed is not None:
+            self._fail(group, sorted(left) or job.places, finished.failed)
+        group.units.remove(list(job.places))
+        if not group.units:
+            group.pieces.clear()
+            group.reference = None
+            self._open.remove(group)
+
+    def _fail(self, group: _Group, places: Sequence[int], why: str) -> None:
+        first = group.cells[0]
+        names = ", ".join(dict.fromkeys(group.cells[place].protocol.name for place in places))
+        self.failures.append(f"{first.entry.name} · {first.dataset.name} · {names}: {why}")
+        self._progress.note(f"failed: {self.failures[-1]}")
+
+
+def _share(
+    there: dict[str, float], engine: Engine, options: Options
+) -> tuple[dict[str, float], int]:
+    """What a task is given, and how many of them fit on the cluster. On a GPU a task that says
+    nothing else gets one, and the cores that fall to it decode its pictures."""
+    cores, devices = int(there.get("CPU", 1)), there.get("GPU", 0.0)
+    if options.device == "cpu" or not devices:
+        cpus = engine.cpus or 1
+        if cpus > cores:
+            raise HarnessError(f"--cpus-per-task {cpus}: the cluster has {cores} cores")
+        if options.device not in ("auto", "cpu"):
+            choose_device(options.device)  # it says that there is none
+        return {"num_cpus": cpus, "num_gpus": 0}, cores // cpus
+    gpus = engine.gpus or 1.0
+    workers = int(devices / gpus + 1e-9)
+    if not workers:
+        raise HarnessError(f"--gpus-per-task {gpus:g}: the cluster has {devices:g} GPUs")
+    cpus = engine.cpus or max(1, cores // workers)
+    return {"num_cpus": cpus, "num_gpus": gpus}, max(1, min(workers, cores // cpus))
+
+
+def _groups(todo: Sequence[Cell]) -> list[_Group]:
+    found = []
+    for _, of_model in groupby(todo, key=lambda cell: cell.entry):
+        for _, together in groupby(of_model, key=side_by_side):
+            cells = list(together)
+            facts = inspect(cells[0].entry)[0]
+            passes = {key: count for cell in cells for key, count in cell.passes.items()}
+            work = float(sum(passes.values())) * facts.depth * facts.width**2
+            found.append(_Group(cells, work, float(sum(cell.bytes for cell in cells))))
+    return found
+
+
+def _told(error: Exception) -> str:
+    return f"lost {RETRIES + 1} times over: {str(error).splitlines()[0]}"
+
+
+_held: dict[Any, list[Cell]] = {}
+
+
+def _group(reference: Any, here: tuple[str, dict[str, str]]) -> list[Cell]:
+    """In a worker: the cells of a group, read once and held until another comes."""
+    import ray
+
+    folder, environment = here
+    os.environ.update(environment)
+    with contextlib.suppress(OSError):  # another machine may not have it
+        os.chdir(folder)
+    if reference not in _held:
+        _held.clear()
+        _held[reference] = ray.get(reference)
+    return _held[reference]
+
+
+def _piece(
+    whole: list[Any], part: Piece, options: Options, here: tuple[str, dict[str, str]]
+) -> tuple[tuple[int, str | None], Any]:
+    import traceback
+
+    from harness.engine.worker import piece
+
+    try:
+        seen = piece(_group(whole[0], here), part, options)
+    except HarnessError as error:
+        return (0, str(error)), None
+    except Exception:  # of a stranger's task or network: the other groups go on
+        return (0, traceback.format_exc()), None
+    return (max(each.pictures for each in seen.values()), None), seen
+
+
+def _finish(
+    whole: list[Any],
+    places: tuple[int, ...],
+    parts: list[tuple[Piece, Any]],
+    bases: dict[str, dict[str, bytes]],
+    options: Options,
+    here: tuple[str, dict[str, str]],
+) -> Finished:
+    import copy
+
+    import ray
+
+    from harness.engine.worker import finish
+
+    elsewhere: dict[Any, list[Any]] = {}
+    parts = sorted(parts, key=lambda each: (each[0].repeat, each[0].role, each[0].places.start))
+    for (part, _), seen in zip(parts, ray.get([each for _, each in parts]), strict=True):
+        for place, its in seen.items():
+            elsewhere.setdefault((part.repeat, part.role, place), []).append(its)
+    group = [copy.copy(cell) for cell in _group(whole[0], here)]  # their paths will be set
+    for cell in group:
+        cell.base = copy.copy(cell.base)
+    return finish(group, places, elsewhere, bases, options)
