@@ -88,7 +88,7 @@ def test_markdown_tells_the_verdict_first_and_folds_what_does_not_fail() -> None
         "## harness regress failed: 4 cells: 1 regressed, 1 within noise, 1 unchanged, 1 missing"
     )
     assert text.index("### regressed (1)") < text.index("**regressed**") < text.index("<details>")
-    assert "<summary>fails besides (1)</summary>" in text
+    assert "<summary>fails for another reason (1)</summary>" in text
     assert "<summary>moved, or only told (1)</summary>" in text
     assert "<summary>unchanged (1)</summary>" in text and "-4.0 … -2.0" in text
     passed = as_markdown(report(cell("unchanged", "pass")))
