@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,8 @@ class Engine:
 
 @dataclass
 class _Group:
-    """Cells of one model and data set. ``units`` are those that one process has to finish."""
+    """Cells of one model and data set. ``units`` are those that one process has to finish,
+    ``failed`` says why cells will not be."""
 
     cells: list[Cell]
     work: float
@@ -59,7 +61,7 @@ class _Group:
     pieces: list[tuple[Piece, Any]] = field(default_factory=list)
     waiting: int = 0
     units: list[list[int]] = field(default_factory=list)
-    failed: str | None = None
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ def _ray(engine: Engine) -> Iterator[Any]:
         if engine.address is None:
             where["include_dashboard"] = False
         try:
+            _reach(engine.address)
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise HarnessError(
                 f"--address {engine.address}: no Ray there ({str(error).splitlines()[0]}); "
                 "`ray start --head` starts one, and without --address this machine is used"
@@ -113,6 +116,14 @@ def _ray(engine: Engine) -> Iterator[Any]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises ``OSError`` where nobody listens at ``HOST:PORT``: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
 
 
 class _Driver:
@@ -182,20 +193,19 @@ class _Driver:
                 return False
             self._closed.remove(group)
             if any(base.done is None for base in bases):
-                self._fail(group, range(len(group.cells)), "the head to be judged was not trained")
+                self._fail_all(group, "the head to be judged was not trained")
                 return True
             try:
                 parts = cut(group.cells, self._options, self._workers)
             except HarnessError as error:
-                self._fail(group, range(len(group.cells)), str(error))
+                self._fail_all(group, str(error))
                 return True
             group.reference = self._ray.put(group.cells)
             group.units = units(group.cells, parts)
             group.waiting = len(parts)
             self._open.append(group)
             self._queue.extend(_Job(group, part) for part in parts)
-            if not parts:
-                self._ready(group)
+            self._close(group)
             return True
         return False
 
@@ -203,14 +213,9 @@ class _Driver:
         groups = [*self._closed, *self._open]
         return base.done is None and any(base is cell for group in groups for cell in group.cells)
 
-    def _ready(self, group: _Group) -> None:
-        """All its pieces are there: what is left of its cells comes before anything else."""
-        for unit in reversed(group.units):
-            self._queue.appendleft(_Job(group, places=tuple(unit)))
-
     def _submit(self, job: _Job) -> None:
         group = job.group
-        if group.failed is not None and job.piece is not None:
+        if job.piece is not None and group.failed.keys() >= set(job.piece.cells):
             group.waiting -= 1  # the pass has failed: its other pieces are in vain
             self._close(group)
             return
@@ -240,17 +245,25 @@ class _Driver:
         if why is None:
             group.pieces.append((job.piece, payload))
         else:
-            group.failed = why
+            group.failed.update(dict.fromkeys(job.piece.cells, why))
         self._close(group)
 
     def _close(self, group: _Group) -> None:
+        """When all its pieces are there: what is left of its cells comes before anything else."""
         if group.waiting:
             return
-        if group.failed is None:
-            self._ready(group)
-            return
-        self._fail(group, range(len(group.cells)), group.failed)
-        self._open.remove(group)
+        for why in dict.fromkeys(group.failed.values()):
+            self._fail(group, [p for p, each in group.failed.items() if each == why], why)
+        left = [[place for place in unit if place not in group.failed] for unit in group.units]
+        group.units = [unit for unit in left if unit]
+        self._queue.extendleft(_Job(group, places=tuple(unit)) for unit in reversed(group.units))
+        self._let_go(group)
+
+    def _let_go(self, group: _Group) -> None:
+        if not group.units:
+            group.pieces.clear()
+            group.reference = None
+            self._open.remove(group)
 
     def _finished(self, job: _Job, reference: Any) -> Iterator[tuple[Path, schema.Record]]:
         group = job.group
@@ -270,10 +283,10 @@ class _Driver:
         if finished.failed is not None:
             self._fail(group, sorted(left) or job.places, finished.failed)
         group.units.remove(list(job.places))
-        if not group.units:
-            group.pieces.clear()
-            group.reference = None
-            self._open.remove(group)
+        self._let_go(group)
+
+    def _fail_all(self, group: _Group, why: str) -> None:
+        self._fail(group, range(len(group.cells)), why)
 
     def _fail(self, group: _Group, places: Sequence[int], why: str) -> None:
         first = group.cells[0]
@@ -287,6 +300,8 @@ def _share(
 ) -> tuple[dict[str, float], int]:
     """What a task is given, and how many of them fit on the cluster. On a GPU a task that says
     nothing else gets one, and the cores that fall to it decode its pictures."""
+    if options.device.startswith("cuda:"):
+        raise HarnessError(f"--device {options.device}: the engine ray chooses among GPUs itself")
     cores, devices = int(there.get("CPU", 1)), there.get("GPU", 0.0)
     if options.device == "cpu" or not devices:
         cpus = engine.cpus or 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from further_sets import World, paint_all
+from further_sets import World, paint, paint_all
 
 from harness import records
 from harness.cli import main
@@ -158,6 +158,31 @@ def test_a_cell_that_fails_is_told_at_the_end_and_the_rest_is_done(tmp_path: Pat
     assert [record.model.name for _, record in records.find(tmp_path / "out")] == ["pixels"]
 
 
+def test_a_pass_that_fails_takes_along_the_cells_that_read_it_and_no_others(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    paint(tmp_path / "halves/train", "ab", 520, 0)
+    paint(tmp_path / "halves/val", "ab", 4, 1)
+    (tmp_path / "halves/train/b/519.png").write_bytes(b"no picture")
+    (tmp_path / "sets.yaml").write_text("halves: {format: folder, root: halves}\n")
+    wanted = options(
+        tmp_path / "out",
+        tasks=["knn", "anatomy"],
+        models=["tiny"],
+        datasets=["halves"],
+        protocols=["dinov2-knn", "anatomy"],
+        model_files=[tiny_models],
+        dataset_files=[tmp_path / "sets.yaml"],
+    )
+    cells = plan(wanted)
+    assert len(cut(cells, wanted, 2)) == 2, "the train pictures, in two shards"
+    with pytest.raises(SomeFailed) as failed:
+        list(driver.run(cells, wanted, Engine()))
+    (why,) = failed.value.failures
+    assert why.startswith("tiny · halves · dinov2-knn: ") and "519" in why
+    assert [record.task for _, record in records.find(tmp_path / "out")] == ["anatomy"]
+
+
 def test_the_command_tells_it_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +215,24 @@ def test_a_share_of_nothing_is_refused(tmp_path: Path) -> None:
     wanted = options(tmp_path)
     with pytest.raises(HarnessError, match="--cpus-per-task 1000: the cluster has 2 cores"):
         on_ray(wanted, cpus=1000)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_an_address_without_ray_is_told_at_once(address: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "run", "--task=lost", "--model=pixels",
+         "--dataset=scenes-few", "--limit=4", f"--out={tmp_path}", "--engine=ray",
+         f"--address={address}"],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "RAY_ADDRESS": ""},
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"harness: --address {address}: no Ray there"), run.stderr
+    assert "Traceback" not in run.stderr and not list(tmp_path.glob("*/*"))
+
+
+def test_one_of_several_gpus_is_not_for_the_user_to_choose(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="--device cuda:1: the engine ray chooses"):
+        on_ray(options(tmp_path, device="cuda:1"))
 
 
 class _Interrupted(Silent):
