@@ -28,9 +28,9 @@ from harness.features.loading import processes
 from harness.features.outliers import ESTIMATED_ON
 from harness.options import Options
 from harness.passes import Running, run_pass, that_share
-from harness.plan import Cell
+from harness.plan import Cell, scored_role
 from harness.progress import Progress, Silent
-from harness.recording import Scored
+from harness.recording import Scored, gigaflops_of, metrics_of
 from harness.register_neurons import as_loaded
 from harness.registry import Registry
 from harness.run import side_by_side
@@ -41,6 +41,8 @@ PASS_SECONDS = 3.0
 FIT_SECONDS = 10.0
 """After which a fit is stopped: it then counts as that long at least."""
 _CUTOFF_PICTURES = 16
+_SHORT = 0.05
+"""Seconds of a fit below which it is taken to grow as the pictures do, and not tried again."""
 
 Key = tuple[str, str, Role, Hashable]
 
@@ -63,7 +65,8 @@ class PassTime:
 
 @dataclass(frozen=True)
 class FitTime:
-    """Seconds of what a repeat of a cell does between and after its passes. ``how``: ``measured``,
+    """Seconds of what a repeat of a cell does between and after its passes: fits, scores and their
+    intervals. ``how``: ``measured``,
     ``extrapolated`` (from fits on fewer pictures), ``at least`` (it was stopped), or
     ``unknown`` with the reason in ``why``."""
 
@@ -101,6 +104,7 @@ def measure(cells: Sequence[Cell], options: Options, progress: Progress) -> Meas
             options.compiled,
             registry,
         )
+        gigaflops_of(entry)  # which every record has
         found.loads[entry.name] = time.perf_counter() - began
         for _, of_dataset in groupby(of_model, key=side_by_side):
             group = list(of_dataset)
@@ -127,7 +131,11 @@ class _Fitting:
 def _group(found: Measured, backbone: Backbone, group: list[Cell], options: Options) -> None:
     first = _round(found, backbone, group, options, None)
     cut_short = [
-        each for each in first if each.pictures < each.wanted and not (each.failed or each.stopped)
+        each
+        for each in first
+        if each.pictures < each.wanted
+        and each.seconds > _SHORT
+        and not (each.failed or each.stopped)
     ]
     # What grows with the pictures, and what is the same for any number, two sizes tell apart.
     again: dict[int, _Fitting] = {}
@@ -151,6 +159,8 @@ def _fit_time(one: _Fitting, half: _Fitting | None) -> FitTime:
         return FitTime(one.cutoffs + one.seconds, "at least")
     if one.pictures >= one.wanted:
         return FitTime(one.cutoffs + one.seconds, "measured")
+    if one.pictures and one.seconds <= _SHORT:
+        return FitTime(one.cutoffs + one.seconds / one.pictures * one.wanted, "extrapolated")
     if half is None or half.failed or half.stopped or half.pictures >= one.pictures:
         return FitTime(0.0, "unknown", f"only {one.pictures} of {one.wanted} pictures were read")
     slope = max(0.0, (one.seconds - half.seconds) / (one.pictures - half.pictures))
@@ -194,7 +204,8 @@ def _round(
     for each, one in running:
         if not (each.failed or each.stopped):
             with _timed(each):
-                one.evaluation.finish()
+                outcome = one.evaluation.finish()
+                metrics_of(outcome, one.cell.dataset.fingerprints[scored_role(one.cell.dataset)])
     return fitting
 
 
