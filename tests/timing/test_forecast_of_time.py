@@ -11,7 +11,7 @@ import pytest
 
 from harness.cli import main
 from harness.timing.command import duration
-from harness.timing.measure import FitTime, PassTime, _Fitting, _fit_time
+from harness.timing.measure import FitTime, PassTime, _fit_time, _Fitting
 
 
 @pytest.fixture
@@ -29,8 +29,13 @@ def ask(
     ]  # fmt: skip
     whole = [*command, "--model", "tiny,tiny-reg4", "--protocol", "lost,lost-swept"]
 
-    def run(*more: str, dry: bool = True, models: str = "tiny,tiny-reg4") -> Any:
-        what = ["--model", models, "--protocol", "lost,lost-swept"]
+    def run(
+        *more: str,
+        dry: bool = True,
+        models: str = "tiny,tiny-reg4",
+        protocols: str = "lost,lost-swept",
+    ) -> Any:
+        what = ["--model", models, "--protocol", protocols]
         assert main([*command, *what, *(["--dry-run"] if dry else []), "--json", *more]) == 0
         return json.loads(capsys.readouterr().out)
 
@@ -88,13 +93,13 @@ def test_ray_on_this_machine_has_a_device_a_core(ask: Any, monkeypatch: pytest.M
 
 
 def test_finished_cells_count_nothing(ask: Any) -> None:
-    ask(models="tiny", dry=False)
-    found = ask("--rate", "4")
+    ask(models="tiny", dry=False, protocols="lost")
+    found = ask("--rate", "4", protocols="lost")
     assert {each["model"] for each in found["passes"]} == {"tiny-reg4"}
     assert {each["model"] for each in found["fits"]} == {"tiny-reg4"}
-    ask(dry=False)
+    ask(dry=False, protocols="lost")
     for rate in ("4", "measure"):
-        found = ask("--rate", rate)
+        found = ask("--rate", rate, protocols="lost")
         assert found["passes"] == found["fits"] == []
         assert found["totals"]["wall_seconds"] == 0
 
@@ -104,7 +109,7 @@ def test_what_is_measured_is_above_zero_bounded_and_writes_nothing(
 ) -> None:
     monkeypatch.setattr("harness.timing.measure.PASS_SECONDS", 60.0)
     began = time.perf_counter()
-    found = ask("--rate", "measure")
+    found = ask("--rate", "measure", protocols="lost")
     spent = time.perf_counter() - began
     assert not (tmp_path / "cache").exists() and not (tmp_path / "out").exists()
     totals = found["totals"]
@@ -125,7 +130,7 @@ def test_a_pass_is_stopped_and_its_fits_are_extrapolated(
 
     real = measure._pass
     monkeypatch.setattr(clock, lambda *args: read.append(real(*args)) or read[-1])
-    found = ask("--rate", "measure", "--batch-size", "2")
+    found = ask("--rate", "measure", "--batch-size", "2", protocols="lost")
     assert all(0 < each.read < 12 for each in read)
     assert {each["how"] for each in found["fits"]} <= {"extrapolated", "unknown"}
     assert all(each["forward_passes"] == 12 and each["seconds"] > 0 for each in found["passes"])
