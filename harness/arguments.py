@@ -16,6 +16,7 @@ from harness.look.arguments import add_look
 from harness.nano.arguments import add_pretrain
 from harness.results import arguments as results_arguments
 from harness.tables.arguments import add_tables
+from harness.timing.arguments import add_forecast
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         help="where records go (default: results)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    add_forecast(run)
     again = run.add_mutually_exclusive_group()
     again.add_argument(
         "--resume", action="store_true", help="leave finished results as they are (the default)"

@@ -14,6 +14,7 @@ from harness.errors import HarnessError, SomeFailed
 from harness.gate import regress
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
+from harness.timing.arguments import asked
 from harness.typed import names as _names
 from harness.typed import settings as _settings
 
@@ -61,16 +62,16 @@ def _run(options: argparse.Namespace) -> int:
         command=options.typed,
         **_machine(options),
     )
+    time_asked = asked(options)  # wrong use is told before anything is opened
     runs = _runs(options, common)
     cells = plan_further(_names("test-on", options.test_on), *runs)
     not_shown = notices(cells, options.save_predictions)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
     if options.dry_run:
-        from harness.forecast import forecast
+        from harness.timing.command import dry_run
 
-        seen = forecast(cells, runs[0])
-        _print(options, terminal.plan_facts(cells, seen), lambda: terminal.show_plan(cells, seen))
+        dry_run(options, time_asked, cells, runs[0])
         return EXIT_DONE
     alone = [cell for cell in cells if cell.reason is not None]
     if len(alone) == len(cells):

@@ -26,10 +26,11 @@ _ROW = 4 * 13 + 1  # bytes of geometry, and whether the picture has such a token
 
 @dataclass
 class Forecast:
-    """Forward passes saved by the key of a pass (``Cell.passes``); bytes to be stored by that and
-    a selector."""
+    """Pictures that need no forward pass by the key of a pass (``Cell.passes``); bytes to be read
+    and to be stored by that and a selector."""
 
     saved: dict[Hashable, int] = field(default_factory=dict)
+    read: dict[tuple[Hashable, Selector], int] = field(default_factory=dict)
     stored: dict[tuple[Hashable, Selector], int] = field(default_factory=dict)
 
     def saved_by(self, cells: Sequence[Cell]) -> int:
@@ -39,13 +40,20 @@ class Forecast:
 
     def stored_by(self, cells: Sequence[Cell]) -> int:
         """Bytes that these cells will add to the store."""
+        return self._of(self.stored, cells)
+
+    def read_by(self, cells: Sequence[Cell]) -> int:
+        """Bytes that the store has and these cells will read in place of forward passes."""
+        return self._of(self.read, cells)
+
+    def _of(self, found: dict[tuple[Hashable, Selector], int], cells: Sequence[Cell]) -> int:
         wanted = {
             (key, selector)
             for cell in cells
             for key, _, request, _ in cell.reads()
             for selector in request.select
         }
-        return sum(self.stored.get(each, 0) for each in wanted)
+        return sum(found.get(each, 0) for each in wanted)
 
 
 def forecast(cells: Sequence[Cell], options: Options) -> Forecast:
@@ -114,7 +122,11 @@ def _of_pass(
             row = row_bytes(selector, running.architecture, request.view) + _ROW
             result.stored[key, selector] = rows * row
     if all(read.request.storable for _, read in group):
-        result.saved[key] = _pictures(set.intersection(*there), size, pictures)
+        spared = _pictures(set.intersection(*there), size, pictures)
+        result.saved[key] = spared
+        for selector in selectors:
+            row = row_bytes(selector, running.architecture, request.view) + _ROW
+            result.read[key, selector] = spared * row
 
 
 def _shards(

@@ -82,7 +82,7 @@ def store_record(
             fingerprints=cell.fingerprints,
             pictures=cell.dataset.whole[role],
         ),
-        metrics=_metrics(outcome, fingerprint),
+        metrics=metrics_of(outcome, fingerprint),
         selected_on=outcome.selected_on if cell.base is None else selected_on(cell),
         counts=dict(outcome.counts),
         details=dict(outcome.details),
@@ -95,7 +95,7 @@ def store_record(
             peak_memory_bytes=peak_memory(backbone.device),
             device=device_name(backbone.device),
             dtype=scored.dtype,
-            gigaflops=_gigaflops(cell.entry),
+            gigaflops=gigaflops_of(cell.entry),
         ),
         provenance=provenance.collect(options.seed, scored.started, command=options.command),
         limit=options.limit,
@@ -121,7 +121,7 @@ def _input_facts(backbone: Backbone) -> dict[str, Any]:
 _COUNTED: dict[str, float | None] = {}
 
 
-def _gigaflops(entry: ModelEntry) -> float | None:
+def gigaflops_of(entry: ModelEntry) -> float | None:
     """As ``harness describe`` counts them, once a model; None for a stranger's network that does
     not run without data."""
     digest = entry.digest()
@@ -133,7 +133,7 @@ def _gigaflops(entry: ModelEntry) -> float | None:
     return _COUNTED[digest]
 
 
-def _metrics(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
+def metrics_of(outcome: Outcome, fingerprint: str) -> dict[str, schema.Metric]:
     """Scores with their bootstrap intervals over pictures, or over the scenes that a column names,
     drawn the same for one fingerprint."""
     metrics = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.recording import _metrics
+from harness.recording import metrics_of
 from harness.stats import bootstrap_mean
 from harness.task import MetricSpec, Outcome
 
@@ -27,13 +27,13 @@ def test_an_interval_draws_the_scenes_that_a_column_names_and_leaves_out_what_ha
             "hit": MetricSpec("hit", "%", True, 100),
         },
     )
-    metrics = _metrics(outcome, FINGERPRINT)
+    metrics = metrics_of(outcome, FINGERPRINT)
     expected = bootstrap_mean([1.0, 2, 4, 5, 9], 42, clusters=[0, 0, 1, 2, 2])
     assert (metrics["rmse"].low, metrics["rmse"].high) == expected
     assert metrics["rmse"].value == 21 / 5
     hits = bootstrap_mean([0, 0, 100, 0, 100, 100], 42, clusters=[0, 0, 1, 1, 2, 2])
     assert (metrics["hit"].low, metrics["hit"].high) == hits
     without = {name: each for name, each in outcome.columns.items() if name != "scene"}
-    alone = _metrics(Outcome(without, outcome.metrics), FINGERPRINT)
+    alone = metrics_of(Outcome(without, outcome.metrics), FINGERPRINT)
     expected = bootstrap_mean([1.0, 2, 4, 5, 9], 42)
     assert (alone["rmse"].low, alone["rmse"].high) == expected

@@ -262,6 +262,10 @@ def test_a_plan_says_what_the_store_spares_and_takes(
     assert cells() == [(0, 0), (0, PICTURES * row)]  # the mean needs the pass
     go("plain", "mean")
     assert cells() == [(PICTURES, 0)] * 2
+    assert main([*arguments, "--json", "--rate", "0.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passes"] == [] and found["totals"]["wall_seconds"] == 0
+    assert found["totals"]["bytes_read"] == 2 * PICTURES * row
     assert cells("--weights", "random") == [(0, PICTURES * row)] * 2
     assert cells("--no-store") == [(0, 0)] * 2
     assert main(arguments) == 0
