@@ -27,7 +27,10 @@ def groups(report: Report) -> list[tuple[str, list[Cell]]]:
     told = [cell for cell in report.cells if cell.action in {"pass", "ignore"}]
     return [
         ("regressed", [cell for cell in report.failing if cell.state == "regressed"]),
-        ("fails for another reason", [cell for cell in report.failing if cell.state != "regressed"]),
+        (
+            "fails for another reason",
+            [cell for cell in report.failing if cell.state != "regressed"],
+        ),
         ("warnings", [cell for cell in report.cells if cell.action == "warn"]),
         ("moved, or only told", [cell for cell in told if not _as_ever(cell)]),
     ]
