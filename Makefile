@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
-.PHONY: install demo test check bench baseline regress clean
+.PHONY: install demo test check fuzz bench baseline regress clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,13 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not slow' -q
+
+# Damaged and hostile files for every reader (docs/security.md): make fuzz SECONDS=20 TARGET=voc,coco;
+# make fuzz TARGET=voc SEED=17 runs one case again.
+SECONDS ?= 300
+fuzz: install
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzz.campaign --seconds $(SECONDS) \
+	  $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
 
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install

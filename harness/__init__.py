@@ -67,8 +67,10 @@ def load_backbone(
     weights: str = "released",
     seed: int = 0,
     compiled: bool = False,
+    allow_code: bool = False,
 ) -> Backbone:
-    """A frozen model of the registry, by name. ``models`` are registry files laid over ours.
+    """A frozen model of the registry, by name. ``models`` are registry files laid over ours;
+    ``allow_code`` runs the functions that they name as ``factory:``.
 
     Raises ``harness.errors.HarnessError``: an unknown name, weights that cannot be had or do not
     fit, a device that is not there.
@@ -77,7 +79,7 @@ def load_backbone(
     from harness.registry import Registry
 
     kind: Any = weights
-    registry = Registry.load(_files(models))
+    registry = Registry.load(_files(models), allow_code)
     return sources.load_backbone(registry.entry(name), device, kind, seed, compiled, registry)
 
 

@@ -216,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
     )
     describe.add_argument("name", metavar="NAME")
     _add_model_files(describe)
+    _add_allow_code(describe)
     _add_suite_files(describe)
     for table in add_tables(add):
         _add_model_files(table)
@@ -307,6 +308,15 @@ def _add_model_files(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_allow_code(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="run the Python functions that entries of --models FILE name as `factory:` (or "
+        "HARNESS_ALLOW_CODE=1)",
+    )
+
+
 def _add_dataset_files(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--datasets",
@@ -339,4 +349,5 @@ def _add_suite_files(command: argparse.ArgumentParser) -> None:
 
 def _add_files(command: argparse.ArgumentParser) -> None:
     _add_model_files(command)
+    _add_allow_code(command)
     _add_dataset_files(command)

@@ -254,7 +254,7 @@ def _describe(options: argparse.Namespace) -> int:
     from harness.suites import Suites
     from harness.task import find_task, task_names
 
-    name, registry = options.name, Registry.load(options.models)
+    name, registry = options.name, Registry.load(options.models, options.allow_code)
     suites = Suites.load(options.suites)
     tasks = {task: find_task(task) for task in task_names()}
     protocols = {n: protocol for task in tasks.values() for n, protocol in task.protocols.items()}
@@ -349,6 +349,7 @@ def _files(options: argparse.Namespace) -> dict[str, Any]:
         "model_files": options.models,
         "dataset_files": options.datasets,
         "data_root": options.data_root,
+        "allow_code": options.allow_code,
     }
 
 

@@ -71,7 +71,7 @@ def extract(
     progress = progress or Silent()
     if (out / FEATURES).exists() and not options.overwrite:
         raise HarnessError(f"{out / FEATURES}: is there already; --overwrite replaces it")
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     entry = registry.entry(options.models[0])
     catalog = Catalog.load(options.dataset_files, options.data_root)
     dataset = open_dataset(catalog, options.datasets[0], options)

@@ -38,6 +38,7 @@ class Options:
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
     data_root: Path | None = None
+    allow_code: bool = False
     command: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

@@ -158,7 +158,7 @@ def plan(*runs: Options) -> list[Cell]:
     from harness.backbone.sources import inspect
 
     common = runs[0]
-    registry = Registry.load(common.model_files)
+    registry = Registry.load(common.model_files, common.allow_code)
     catalog = Catalog.load(common.dataset_files, common.data_root)
     wanted = [job for options in runs for job in _jobs(options)]
     names = dict.fromkeys(name for options in runs for name in options.models)

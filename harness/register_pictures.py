@@ -89,7 +89,7 @@ def ready(
         raise HarnessError(f"--pictures {count}: at least 1")
     if out.exists() and not options.overwrite:
         raise HarnessError(f"{out}: is there already; --overwrite replaces it")
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     entry = unchanged(registry.entry(options.models[0]))
     backbone = load_backbone(
         entry, options.device, options.weights, options.seed, registry=registry

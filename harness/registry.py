@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     StrictStr,
@@ -33,6 +35,7 @@ from harness.documents import Document, canonical_json, name_problem, read_yaml,
 from harness.interventions import ReplaceRegisters, TestTimeRegisters
 
 SHIPPED = Path(__file__).with_name("models.yaml")
+ALLOW_CODE = "HARNESS_ALLOW_CODE"
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -99,6 +102,9 @@ class ModelEntry(_Facts):
     license: Text | None = None
     paper: Text | None = None
     note: Text | None = None
+    # Where a factory stands that nobody has allowed to run, as ``file:line: name``. It travels with
+    # the entry, to worker processes too.
+    _not_allowed: str | None = PrivateAttr(default=None)
 
     @field_validator("factory")
     @classmethod
@@ -129,6 +135,12 @@ class ModelEntry(_Facts):
         if added and added.searched and (self.drop_registers or self.replace_registers):
             raise ValueError("with `neurons: auto` registers cannot be dropped or replaced, too")
         return self
+
+    @property
+    def code_not_allowed(self) -> str | None:
+        """Where the factory stands that may not be imported (``file:line: name``): in a registry
+        file that was loaded without ``allow_code``. None for all that may be built."""
+        return self._not_allowed
 
     @property
     def running_registers(self) -> int:
@@ -177,20 +189,25 @@ class Registry:
         self._entries = {entry.name: entry for entry in entries}
 
     @classmethod
-    def load(cls, files: Sequence[Path] = ()) -> Registry:
+    def load(cls, files: Sequence[Path] = (), allow_code: bool = False) -> Registry:
         """The shipped models.yaml with the user's ``files`` laid over it, in order.
 
         An entry of a later file replaces one of the same name whole. A file that an entry names is
         relative to the file that the entry stands in. Raises ``HarnessError`` naming file and line
         for anything that is wrong in a file, and for a ``baseline:`` or ``like:`` that no file has.
+
+        A ``factory:`` names code that would be imported and run. Those of the shipped file are
+        ours; one that stands in ``files`` runs only with ``allow_code`` or HARNESS_ALLOW_CODE=1.
+        Loading the registry imports none of them.
         """
+        allow_code = allow_code or os.environ.get(ALLOW_CODE) == "1"
         documents: dict[str, Document] = {}
         for file in (SHIPPED, *files):
             document = read_yaml(file)
             documents |= dict.fromkeys(document.data, document)
         found: dict[str, ModelEntry] = {}
         for name in documents:
-            _resolve(documents, name, found, ())
+            _resolve(documents, name, found, (), allow_code)
         for name, document in documents.items():
             baseline = found[name].baseline
             if baseline is None:
@@ -218,6 +235,7 @@ def _resolve(
     name: str,
     found: dict[str, ModelEntry],
     deriving: tuple[str, ...],
+    allow_code: bool,
 ) -> ModelEntry:
     """The entry of that name, after the one that it is like; ``deriving`` are those like it."""
     if name in found:
@@ -230,16 +248,24 @@ def _resolve(
     if not isinstance(facts, dict):
         raise document.error((name,), "an entry is a mapping, such as {timm: …, registers: 4}")
     taken: dict[str, Any] = {}
+    not_allowed: str | None = None
     if (like := facts.get("like")) is not None:
         if not isinstance(like, str) or like not in documents:
             missing = unknown("model", str(like), documents, "harness models")
             raise document.error((name, "like"), str(missing))
         if like in (name, *deriving):
             raise document.error((name, "like"), f"{like} is like itself, in the end")
-        base = _resolve(documents, like, found, (name, *deriving))
+        base = _resolve(documents, like, found, (name, *deriving), allow_code)
+        not_allowed = base.code_not_allowed
         own = {"name", "like", "baseline"}
         taken = base.model_dump(exclude_unset=True, exclude=own) | {"baseline": like}
-    found[name] = _entry(document, name, taken | facts)
+    entry = _entry(document, name, taken | facts)
+    if "factory" in facts:
+        trusted = allow_code or document.path == SHIPPED
+        where = f"{document.path}:{document.line((name, 'factory'))}: {name}"
+        not_allowed = None if trusted else where
+    entry._not_allowed = None if entry.factory is None else not_allowed
+    found[name] = entry
     return found[name]
 
 

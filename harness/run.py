@@ -44,7 +44,7 @@ def run(
     if not todo:
         return
     records.check_writable(options.out)
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     store = Store() if options.store else None
     backbone: Backbone | None = None
     for entry, of_model in groupby(todo, key=lambda cell: cell.entry):

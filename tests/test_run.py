@@ -680,7 +680,7 @@ def test_a_factory_whose_weights_changed_is_another_model(tmp_path: Path) -> Non
     seed, file = tmp_path / "seed", tmp_path / "models.yaml"
     seed.write_text("1")
     file.write_text(f"own: {{factory: '{__name__}:factory', arguments: {{seed: {seed}}}}}\n")
-    wanted = options(file, tmp_path / "out", models=["own"])
+    wanted = options(file, tmp_path / "out", models=["own"], allow_code=True)
     list(run.run(plan.plan(wanted), wanted))
     assert plan.plan(wanted)[0].state == "done"
     seed.write_text("2")

@@ -189,6 +189,12 @@ def _build(entry: ModelEntry, pretrained: bool) -> nn.Module:
 
 
 def _from_factory(entry: ModelEntry, factory: str) -> nn.Module:
+    if entry.code_not_allowed is not None:
+        raise HarnessError(
+            f"{entry.code_not_allowed}: refused: its factory would import {factory} and run it; if "
+            f"you trust that code, `--allow-code` runs it (HARNESS_ALLOW_CODE=1; from Python, "
+            f"allow_code=True)"
+        )
     module_name, _, function_name = factory.partition(":")
     try:
         function: Any = importlib.import_module(module_name)

@@ -28,7 +28,7 @@ def anatomy(options: Options) -> dict[str, Any]:
     """
     from harness.task import find_task
 
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     entry = registry.entry(options.models[0])
     loading = options.device, options.weights, options.seed, options.compiled, registry
     backbone = load_backbone(entry, *loading)

@@ -35,7 +35,7 @@ def extract(options: Options, precision: Precision = "fp32") -> dict[str, Any]:
     tokens.
     """
     model, dataset = options.models[0], options.datasets[0]
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     opened = Catalog.load(options.dataset_files, options.data_root).open(dataset)
     if "test" not in opened:
         raise HarnessError(f"data set {dataset!r} has no test split to read")

@@ -43,7 +43,7 @@ def stored(options: Options, passes: int = _PASSES, step_size: int = 32) -> dict
     ``share_of_passes`` is how many times faster it was, divided by the passes: 1 where nothing but
     the forward pass costs anything.
     """
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     entry = registry.entry(options.models[0])
     opened = Catalog.load(options.dataset_files, options.data_root).open(options.datasets[0])
     if not {"train", "test"} <= opened.keys():

@@ -41,6 +41,7 @@ class Trial:
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
     data_root: Path | None = None
+    allow_code: bool = False
 
 
 def check(trial: Trial, progress: Progress | None = None) -> list[Finding]:
@@ -51,7 +52,7 @@ def check(trial: Trial, progress: Progress | None = None) -> list[Finding]:
     """
     task = find_task(trial.task)
     protocols = _protocols(task, trial)
-    registry = Registry.load(trial.model_files)
+    registry = Registry.load(trial.model_files, trial.allow_code)
     entry = registry.entry(trial.model)
     candidates = _candidates(trial)
     backbone = load_backbone(entry, "cpu", trial.weights, registry=registry)

@@ -56,6 +56,7 @@ def _check(options: argparse.Namespace) -> int:
         limit=options.limit,
         weights=options.weights,
         model_files=options.models,
+        allow_code=options.allow_code,
         dataset_files=options.datasets,
         data_root=options.data_root,
     )

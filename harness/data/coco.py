@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from harness.data.dataset import Boxes, Sample, Target, safe_relative
+from harness.data.dataset import MOST_PIXELS, Boxes, Sample, Target, safe_relative
 from harness.data.files import FileDataset, Listing, read_lines
 from harness.errors import HarnessError
 
@@ -249,7 +249,7 @@ def _identity(where: _Place, row: dict[str, Any], key: str) -> str:
 
 def _length(where: _Place, row: dict[str, Any], key: str) -> int:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < MOST_PIXELS:
         raise HarnessError(f"{where}: {key} is {value!r}; a whole number of pixels was expected")
     return value
 

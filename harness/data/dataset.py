@@ -32,6 +32,8 @@ IGNORED = 255
 """In ``Dense.semantic``: a pixel that is of no class and counts for nothing."""
 MAX_PIXELS = 2**26
 """A picture of more pixels (67 million: a 201 MB array) is taken for a decompression bomb."""
+MOST_PIXELS = 2**31
+"""No side of a picture is as long as this, whatever an annotation says."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from defusedxml import ElementTree as SafeXML
 from defusedxml.common import DefusedXmlException
 
 from harness.data.dataset import (
+    MOST_PIXELS,
     Boxes,
     Labels,
     Role,
@@ -168,7 +169,7 @@ def _size(path: Path, size: Element | None) -> tuple[int, int]:
     if size is None:
         return _UNKNOWN
     width, height = (_number(f"{path}: <size>", size, tag) for tag in ("width", "height"))
-    if width < 0 or height < 0 or width % 1 or height % 1:
+    if not (0 <= width < MOST_PIXELS and 0 <= height < MOST_PIXELS) or width % 1 or height % 1:
         raise HarnessError(f"{path}: <size> is {width:g}x{height:g}; whole pixels were expected")
     return (int(width), int(height)) if width and height else _UNKNOWN
 

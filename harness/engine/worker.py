@@ -89,7 +89,7 @@ def _backbone(cell: Cell, options: Options) -> Backbone:
     key = f"{entry.digest()} {options.device} {options.weights} {options.seed} {options.compiled}"
     if _loaded is None or _loaded[0] != key:
         _loaded = None  # let go of the last model before the next is loaded
-        registry = Registry.load(options.model_files)
+        registry = Registry.load(options.model_files, options.allow_code)
         how = options.device, options.weights, options.seed, options.compiled
         _loaded = key, load_backbone(entry, *how, registry)
     return _loaded[1]

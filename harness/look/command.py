@@ -62,7 +62,7 @@ def _look(options: argparse.Namespace, wanted: Options, progress: Progress) -> l
     from harness.look.seen import layers_of
     from harness.registry import Registry
 
-    registry = Registry.load(wanted.model_files)
+    registry = Registry.load(wanted.model_files, wanted.allow_code)
     entries = [registry.entry(name) for name in wanted.models]
     pictures = _pictures(options, wanted)
     _write(options.out, {})  # before anything is computed: can it be?

@@ -135,13 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.nano.examine")
     parser.add_argument("model", nargs="+")
     parser.add_argument("--models", action="append", default=[], type=Path)
+    parser.add_argument("--allow-code", action="store_true")
     parser.add_argument("--weights", choices=("released", "random"), default="released")
     parser.add_argument("--train", type=int, default=8000, help="pictures to find neighbours among")
     parser.add_argument("--test", type=int, default=1000)
     options = parser.parse_args(arguments)
     roles = Catalog.load().open("scenes")
     train, test = First(roles["train"], options.train), First(roles["test"], options.test)
-    registry = Registry.load(options.models)
+    registry = Registry.load(options.models, options.allow_code)
     try:
         for name in options.model:
             backbone = load_backbone(registry.entry(name), weights=options.weights)

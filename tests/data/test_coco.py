@@ -161,6 +161,7 @@ ANNOTATION = ("annotations", 1)
         (change("images", 1, "file_name", to="\ud800.jpg"), "not followed"),
         (change("images", 1, "file_name", to=4), "file_name is 4; text"),
         (change("images", 1, "width", to="40"), "width is '40'; a whole number"),
+        (change("images", 1, "width", to=10**400), "a whole number of pixels"),  # by `make fuzz`
         (change("images", 1, "height", to=0), "height is 0; a whole number"),
         (change("categories", 1, "id", to=17), r"categories\[1\] \(id 17\): this id stands twice"),
         (change("categories", 1, "name", to=None), "name is None; text"),

@@ -267,6 +267,7 @@ def test_an_image_set_that_is_absent_empty_or_binary_is_refused(voc: VOCTree) ->
         (voc_xml(size="<width>x</width><height>3</height>"), "<width> is 'x'"),
         (voc_xml(size="<width>-4</width><height>3</height>"), "whole pixels"),
         (voc_xml(size="<width>4.5</width><height>3</height>"), "whole pixels"),
+        (voc_xml(size="<width>1e300</width><height>3</height>"), "whole pixels"),
     ],
 )
 def test_a_bad_annotation_is_refused_with_its_file(
