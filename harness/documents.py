@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ KeyPath = tuple[str | int, ...]
 
 NAME_PATTERN = "[A-Za-z0-9_+-][A-Za-z0-9._+-]*"
 NAME_LENGTH = 100
+_PART_BYTES, _PATH_BYTES = 255, 4000  # what file systems take, a little less for the whole
 _PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
@@ -176,6 +178,20 @@ def check_name(kind: str, name: str) -> str:
     if problem:
         raise HarnessError(f"the {kind} name {name!r} cannot be used: {problem}")
     return name
+
+
+def path_problem(text: str) -> str | None:
+    """Why no file can have the path ``text``; None where one can. The file system would say so
+    too, in the middle of whatever asks for it."""
+    try:
+        parts = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can write one
+        return "holds what is no character"
+    if "\0" in text:
+        return "holds a zero byte"
+    if len(text) > _PATH_BYTES or any(len(part) > _PART_BYTES for part in parts):
+        return f"is too long ({len(text):,} characters)"
+    return None
 
 
 def canonical_json(value: object) -> bytes:

@@ -31,7 +31,14 @@ from pydantic import (
 )
 
 from harness import interventions
-from harness.documents import Document, canonical_json, name_problem, read_yaml, unknown
+from harness.documents import (
+    Document,
+    canonical_json,
+    name_problem,
+    path_problem,
+    read_yaml,
+    unknown,
+)
 from harness.interventions import ReplaceRegisters, TestTimeRegisters
 
 SHIPPED = Path(__file__).with_name("models.yaml")
@@ -281,6 +288,8 @@ def _entry(document: Document, name: str, facts: dict[str, Any]) -> ModelEntry:
         raise document.validation_error((name,), error, keys) from None
 
     def placed(path: Path) -> Path:
+        if problem := path_problem(str(path)):
+            raise document.error((name,), f"the path {str(path)[:100]!r} {problem}")
         return document.path.parent / path.expanduser()
 
     changes: dict[str, Any] = {}

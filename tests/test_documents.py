@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.cli import main
 from harness.documents import canonical_json, check_name, name_problem, read_yaml, unknown
 from harness.errors import HarnessError
 
@@ -163,3 +164,21 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys(facts: dict[str, ob
 def test_canonical_json_has_no_nan(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"a": [value]})
+
+
+@pytest.mark.parametrize(
+    ("option", "entry"),
+    [
+        ("--datasets", "long: {{format: voc, split: test, root: {0}}}"),
+        ("--models", "long: {{like: nano, checkpoint: {0}.pth}}"),
+    ],
+)
+def test_a_path_that_no_disk_takes_is_refused_with_file_and_line(
+    option: str, entry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(entry.format("a" * 300))
+    asked = ["doctor", "long"] if option == "--datasets" else ["describe", "long"]
+    assert main([*asked, option, str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{file}:1: long" in said and "is too long" in said

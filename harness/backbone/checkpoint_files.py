@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.documents import MAX_BYTES
+from harness.documents import MAX_BYTES, path_problem
 from harness.errors import HarnessError
 
 _INDEX = ".index.json"
@@ -67,6 +67,8 @@ def shards(index: Path) -> dict[str, list[str]]:
         # An index may come from a stranger; it has no business in other folders.
         if file in {"", ".", ".."} or any(character in file for character in "/\\\0"):
             raise HarnessError(f"{index}: refused: the shard {file!r} is not a file of its folder")
+        if problem := path_problem(file):
+            raise HarnessError(f"{index}: refused: the shard {file[:100]!r} {problem}")
         found.setdefault(file, []).append(name)
     missing = sorted(file for file in found if not (index.parent / file).is_file())
     if missing:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness.data.dataset import Dataset, Role
 from harness.data.entries import FORMATS, Entry
-from harness.documents import Document, name_problem, read_yaml, unknown
+from harness.documents import Document, name_problem, path_problem, read_yaml, unknown
 from harness.errors import HarnessError
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
@@ -145,6 +145,9 @@ def _entry(document: Document, name: str) -> Entry:
     if not isinstance(kind, str) or kind not in FORMATS:
         formats = ", ".join(FORMATS)
         raise document.error((name, "format"), f"{kind!r} is no format; there are {formats}")
+    root = fields.get("root")
+    if isinstance(root, str) and (problem := path_problem(root)):
+        raise document.error((name, "root"), f"the path {root[:100]!r} {problem}")
     model = FORMATS[kind]
     try:
         return model.model_validate(fields)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from harness.documents import path_problem
 from harness.errors import BadPicture, HarnessError
 
 Role = Literal["train", "select", "test"]
@@ -272,15 +272,8 @@ def refuse_bomb(image: Image.Image, name: str) -> None:
 def safe_relative(text: str, where: str) -> Path:
     """A path named by an annotation: relative, inside the data set. Raises ``HarnessError``."""
     path = Path(text.replace("\\", "/"))
-    if not path.parts or path.is_absolute() or ".." in path.parts or not _can_be_a_path(text):
+    if problem := path_problem(text):
+        raise HarnessError(f"{where}: the path {text[:100]!r} {problem}; not followed")
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise HarnessError(f"{where}: the path {text!r} leaves the data set's folder; not followed")
     return path
-
-
-def _can_be_a_path(text: str) -> bool:
-    """No NUL, and no half surrogate (JSON can write one), which the file system would choke on."""
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

@@ -130,7 +130,7 @@ def test_a_tensor_in_two_shards_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["../x.safetensors", "/x.safetensors", "a/b.bin", "..", "", "a\\b"]
+    "file", ["../x.safetensors", "/x.safetensors", "a/b.bin", "..", "", "a\\b", "a" * 300]
 )
 def test_a_shard_outside_of_the_folder_is_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / "in").mkdir()

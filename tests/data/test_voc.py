@@ -219,7 +219,9 @@ def test_duplicate_ids_are_refused_with_file_and_both_lines(voc: VOCTree) -> Non
         voc.open()
 
 
-@pytest.mark.parametrize("line", ["../../../etc/passwd", "/etc/passwd", "a/../../b", "..\\..\\b"])
+@pytest.mark.parametrize(
+    "line", ["../../../etc/passwd", "a" * 300, "/etc/passwd", "a/../../b", "..\\..\\b"]
+)
 def test_an_id_that_leaves_the_folder_is_refused(voc: VOCTree, line: str) -> None:
     voc.add("a", voc_xml(), encode())
     voc.lines = ["a", line]

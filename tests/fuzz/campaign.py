@@ -34,8 +34,9 @@ class Finding(NamedTuple):
 
 def _work(target: str, first: int, pipe: Connection, folder: Path) -> None:
     """Say each seed before it runs and what became of it after, until nobody listens."""
-    from fuzz.targets import run_case
+    from fuzz.targets import parse_ours_once, run_case
 
+    parse_ours_once()
     warnings.simplefilter("ignore")
     logging.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders talk

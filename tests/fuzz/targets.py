@@ -7,8 +7,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
+import signal
+import tempfile
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,7 +36,14 @@ from harness.data.voc import read_voc
 from harness.documents import Document, canonical_json, read_yaml
 from harness.errors import HarnessError
 from harness.features.keys import Key
-from harness.features.store import Filling, Store, manifest_bytes, read_manifest, shard_name
+from harness.features.store import (
+    MANIFEST,
+    Filling,
+    Store,
+    manifest_bytes,
+    read_manifest,
+    shard_name,
+)
 from harness.gate import gate_file
 from harness.gate.gate_file import SHIPPED as GATE
 from harness.gate.gate_file import Gate
@@ -45,6 +56,7 @@ _OURS = {GATE, MODELS, SUITES, BUILT_IN}
 Target = Callable[[random.Random, Path], None]
 
 _GEOMETRY = Geometry((60, 40), (48, 32), (8, 0, 32, 32), (0, 0, 0, 0), False)
+_KEY = Key({"shard": 4, "what": "x"}, {"name": "y"})
 _XML = b"""<annotation><folder>VOC2007</folder><filename>a.jpg</filename>
 <size><width>60</width><height>40</height><depth>3</depth></size>
 <object><name>dog</name><pose>Left</pose><truncated>1</truncated><difficult>0</difficult>
@@ -122,8 +134,10 @@ def _read(path: Path) -> Document:
     return _shipped(path) if path in _OURS else read_yaml(path)
 
 
-for _module in (registry, catalog, suite_files, gate_file):
-    _module.read_yaml = _read  # type: ignore[attr-defined]
+def parse_ours_once() -> None:
+    """For a process that does nothing but run cases."""
+    for module in (registry, catalog, suite_files, gate_file):
+        module.read_yaml = _read  # type: ignore[attr-defined]
 
 
 def _yaml(draw: random.Random, folder: Path, *seeds: Any) -> Path:
@@ -160,8 +174,9 @@ def datasets(draw: random.Random, folder: Path) -> None:
 
 
 def suites(draw: random.Random, folder: Path) -> None:
-    found = Suites.load([_yaml(draw, folder, SUITES)])
-    for name in found.names():
+    path = _yaml(draw, folder, SUITES)
+    found = Suites.load([path])
+    for name in read_yaml(path).data:
         found.check(name, *_known())
         found.suite(name).model_dump_json()
 
@@ -176,13 +191,26 @@ def gate(draw: random.Random, folder: Path) -> None:
     assert 0 < found.level < 1
 
 
+@cache
+def _record() -> dict[str, bytes]:
+    """The files of a whole result. Writing one waits for the disk, which no case should."""
+    from result_examples import cell, columns, make
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = cell(Path(folder))
+        records.write(path, make(), columns())
+        return records.files(path)
+
+
 def record(draw: random.Random, folder: Path) -> None:
     """JSON and table; a damaged table gets a JSON that names its digest, to be read at all."""
-    from result_examples import cell, columns, make
+    from result_examples import cell
 
     out = folder / "results"
     path = cell(out)
-    records.write(path, make(), columns())
+    path.parent.mkdir(parents=True)
+    for name, data in _record().items():
+        (path.parent / name).write_bytes(data)
     table, facts = path.with_suffix(".parquet"), json.loads(path.read_text())
     kind = draw.randrange(3)
     if kind == 0:
@@ -201,16 +229,26 @@ def record(draw: random.Random, folder: Path) -> None:
         found.model_dump_json()
 
 
-def store(draw: random.Random, folder: Path) -> None:
-    """A store never raises: what is damaged is not there. Seals are made true again."""
-    key = Key({"shard": 4, "what": "x"}, {"name": "y"})
+@cache
+def _stored() -> tuple[bytes, bytes]:
+    """A shard and its manifest."""
     filling = Filling(4)
     filling.add([0, 1, 2, 3], torch.arange(12.0).reshape(4, 3), torch.ones(4) > 0, [_GEOMETRY] * 4)
+    with tempfile.TemporaryDirectory() as folder:
+        Store(Path(folder)).feature(_KEY, 4).write(0, filling.rows({}))
+        place = Path(folder) / _KEY.digest
+        return (place / shard_name(0)).read_bytes(), (place / MANIFEST).read_bytes()
+
+
+def store(draw: random.Random, folder: Path) -> None:
+    """A store never raises: what is damaged is not there. Seals are made true again."""
+    key = _KEY
     place = folder / key.digest
     place.mkdir()
-    file = place / shard_name(0)
-    Store(folder).feature(key, 4).write(0, filling.rows({}))
-    whole, manifest = file.read_bytes(), place / "manifest.json"
+    file, manifest = place / shard_name(0), place / MANIFEST
+    whole, sealed = _stored()
+    file.write_bytes(whole)
+    manifest.write_bytes(sealed)
     kind = draw.randrange(3)
     if kind == 0:
         data = damaged(draw, whole)
@@ -304,11 +342,39 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def _raises(draw: random.Random, folder: Path) -> None:
+    if draw.random() < 0.1:
+        raise KeyError("planted")
+
+
+def _hangs(draw: random.Random, folder: Path) -> None:
+    time.sleep(3600 if draw.random() < 0.1 else 0)
+
+
+def _dies(draw: random.Random, folder: Path) -> None:
+    if draw.random() < 0.1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _swells(draw: random.Random, folder: Path) -> None:
+    if draw.random() < 0.1:
+        bytearray(2**33)
+
+
+PLANTED: dict[str, Target] = {
+    "planted-error": _raises,
+    "planted-hang": _hangs,
+    "planted-death": _dies,
+    "planted-memory": _swells,
+}
+"""Each must be found (tests/test_fuzz.py), or a clean run of the others would mean nothing."""
+
+
 def run_case(target: str, seed: int, folder: Path) -> None:
     """One case, in ``folder``, which is emptied. Raises what is a finding."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        TARGETS[target](random.Random(f"{target} {seed}"), folder)
+        (TARGETS | PLANTED)[target](random.Random(f"{target} {seed}"), folder)
     except HarnessError:
         return
