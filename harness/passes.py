@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import heads
+from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES, Role
 from harness.errors import HarnessError
@@ -72,20 +73,25 @@ def begin(
     else:
         cutoffs, passes = dict(head.cutoffs), 0
     scored.forward_passes += passes
-    context = Context(
-        backbone.architecture,
-        cell.dataset.roles,
-        cell.protocol,
-        repeat.seed,
-        cutoffs,
-        str(backbone.device),
-    )
+    context = context_of(backbone.architecture, cell, repeat, cutoffs, str(backbone.device))
     if head is None:
         evaluation = cell.task.start(context)
     else:
         assert isinstance(cell.task, HeadTask)
         evaluation = cell.task.judge(context, head)
     return Running(cell, repeat, evaluation, context, scored)
+
+
+def context_of(
+    architecture: Architecture,
+    cell: Cell,
+    repeat: Repeat,
+    cutoffs: Mapping[OutlierRule, float],
+    device: str = "cpu",
+) -> Context[Any]:
+    """What an evaluation of ``repeat`` may know when it starts."""
+    data = cell.dataset.roles
+    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device)
 
 
 def _cutoffs(
@@ -228,15 +234,11 @@ def _batches(
 class Seen:
     """What a piece of a pass gave one cell. ``state`` is its fold's, or None where only vectors
     were wanted: those are in the feature store. ``cutoff_passes`` is what the cell's cut-offs for
-    outliers took there, ``pictures`` to ``dtype`` as in ``Scored``."""
+    outliers took there, ``cost`` what the rest has cost."""
 
     state: object | None
     cutoff_passes: int
-    pictures: int
-    forward_passes: int
-    seconds: float
-    bad: list[tuple[str, str]]
-    dtype: str
+    cost: Scored
 
 
 Elsewhere = Mapping[tuple[int, Role, int], Sequence[Seen]]
@@ -249,13 +251,13 @@ def take(one: Running, role: Role, pieces: Sequence[Seen]) -> bool:
         return False
     scored = one.scored
     for number, piece in enumerate(pieces):
-        scored.seconds += piece.seconds
-        scored.forward_passes += piece.forward_passes
-        scored.dtype = piece.dtype
+        scored.seconds += piece.cost.seconds
+        scored.forward_passes += piece.cost.forward_passes
+        scored.dtype = piece.cost.dtype
         if piece.state is None:
             continue
-        scored.pictures += piece.pictures
-        scored.bad += piece.bad
+        scored.pictures += piece.cost.pictures
+        scored.bad += piece.cost.bad
         if number == 0:
             one.evaluation.load(piece.state)
         else:

@@ -24,7 +24,7 @@ from harness.plan import Cell
 from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
 from harness.register_neurons import as_loaded, searched
-from harness.registry import Registry
+from harness.registry import ModelEntry, Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,21 +47,29 @@ def run(
     registry = Registry.load(options.model_files, options.allow_code)
     store = Store() if options.store else None
     backbone: Backbone | None = None
-    for entry, of_model in groupby(todo, key=lambda cell: cell.entry):
+    for entry, of_model in groups(todo):
         backbone = None  # let go of the last model before the next is loaded
-        backbone = load_backbone(
-            as_loaded(entry),
-            options.device,
-            options.weights,
-            options.seed,
-            options.compiled,
-            registry,
-        )
-        for _, of_dataset in groupby(of_model, key=side_by_side):
-            yield from run_group(backbone, list(of_dataset), options, progress, store)
+        backbone = load_model(entry, options, registry)
+        for group in of_model:
+            yield from run_group(backbone, group, options, progress, store)
 
 
-def side_by_side(cell: Cell) -> tuple[str, str]:
+def load_model(entry: ModelEntry, options: Options, registry: Registry) -> Backbone:
+    """The model that the cells of ``entry`` begin with, on the device of ``options``."""
+    how = options.device, options.weights, options.seed, options.compiled
+    return load_backbone(as_loaded(entry), *how, registry)
+
+
+def groups(cells: Sequence[Cell]) -> list[tuple[ModelEntry, list[list[Cell]]]]:
+    """Of each model, the cells that run side by side, in groups."""
+    by_model = groupby(cells, key=lambda cell: cell.entry)
+    return [
+        (entry, [list(group) for _, group in groupby(of_model, key=_side_by_side)])
+        for entry, of_model in by_model
+    ]
+
+
+def _side_by_side(cell: Cell) -> tuple[str, str]:
     """Cells of a model in which this agrees run side by side: of one data set, and where register
     neurons are searched, with those found on one."""
     added = cell.entry.test_time_registers
@@ -77,7 +85,7 @@ def run_group(
     store: Store | None,
     elsewhere: Elsewhere | None = None,
 ) -> Iterator[tuple[Path, schema.Record]]:
-    """Run ``cells``, which are ``side_by_side``, on the model as it was loaded, and yield each
+    """Run ``cells``, which are one of the ``groups``, on the model as it was loaded, and yield each
     record as it is written. What other processes have read of a pass already is in ``elsewhere``.
     """
     with searched(backbone, cells[0], options, progress) as (running, passes):

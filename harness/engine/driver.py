@@ -16,7 +16,6 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from harness.options import Options
 from harness.pictured.saving import clear
 from harness.plan import Cell
 from harness.progress import Progress, Silent
-from harness.run import side_by_side
+from harness.run import groups
 
 RETRIES = 5
 """How often a task that a dying worker or node has taken along is begun again."""
@@ -320,9 +319,8 @@ def _share(
 
 def _groups(todo: Sequence[Cell]) -> list[_Group]:
     found = []
-    for _, of_model in groupby(todo, key=lambda cell: cell.entry):
-        for _, together in groupby(of_model, key=side_by_side):
-            cells = list(together)
+    for _, of_model in groups(todo):
+        for cells in of_model:
             facts = inspect(cells[0].entry)[0]
             passes = {key: count for cell in cells for key, count in cell.passes.items()}
             work = float(sum(passes.values())) * facts.depth * facts.width**2
@@ -364,7 +362,7 @@ def _piece(
         return (0, str(error)), None
     except Exception:  # of a stranger's task or network: the other groups go on
         return (0, traceback.format_exc()), None
-    return (max(each.pictures for each in seen.values()), None), seen
+    return (max(each.cost.pictures for each in seen.values()), None), seen
 
 
 def _finish(

@@ -11,7 +11,7 @@ bits that an uncut run gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ from harness.data.dataset import ROLES, Role
 from harness.features.keys import can_be_keyed
 from harness.features.store import Store, shard_size
 from harness.options import Options
-from harness.passes import PIECE, Seen, begin, run_pass, that_share
+from harness.passes import PIECE, Seen, begin, context_of, run_pass, that_share
 from harness.plan import Cell
 from harness.progress import Silent
 from harness.recording import Scored
-from harness.task import Context, TokenRequest
+from harness.task import TokenRequest
 
 _PIECES_PER_WORKER = 4
 """Enough that no worker waits long for the last piece, and few enough to cost nothing."""
@@ -65,13 +65,13 @@ def cut(group: Sequence[Cell], options: Options, workers: int) -> list[Piece]:
     return found
 
 
-def _that_may_share(asked: dict[int, TokenRequest]) -> Iterator[list[int]]:
+def _that_may_share(asked: dict[int, TokenRequest]) -> list[list[int]]:
     """Places of cells whose requests one pass serves; two cut-offs of one rule are told apart when
     the piece runs."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, request in asked.items():
         groups.setdefault(request.sharing, []).append(place)
-    yield from groups.values()
+    return list(groups.values())
 
 
 def _pieces(
@@ -132,13 +132,8 @@ def _folds(cell: Cell, request: TokenRequest, options: Options) -> bool:
     alone = len(cell.requests) == 1 and cell.base is None and request.order == "once"
     if not alone or (request.ruled and not options.store):  # each piece would estimate cut-offs
         return False
-    context: Context[Any] = Context(
-        inspect(cell.entry)[0],
-        cell.dataset.roles,
-        cell.protocol,
-        cell.repeats[0].seed,
-        {rule: 0.0 for _, rule in request.ruled},
-    )
+    cutoffs = {rule: 0.0 for _, rule in request.ruled}
+    context = context_of(inspect(cell.entry)[0], cell, cell.repeats[0], cutoffs)
     return cell.task.start(context).mergeable
 
 
@@ -182,13 +177,7 @@ def run_piece(
             run_pass(backbone, piece.role, sharing, options, Silent(), store, piece.places)
         return {
             place: Seen(
-                state=one.evaluation.state() if one.folds else None,
-                cutoff_passes=cutoff_passes[place],
-                pictures=one.scored.pictures,
-                forward_passes=one.scored.forward_passes,
-                seconds=one.scored.seconds,
-                bad=one.scored.bad,
-                dtype=one.scored.dtype,
+                one.evaluation.state() if one.folds else None, cutoff_passes[place], one.scored
             )
             for place, one in running.items()
         }

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import records
-from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.engine.pieces import Piece, run_piece
 from harness.errors import HarnessError
@@ -25,7 +24,7 @@ from harness.plan import Cell
 from harness.progress import Silent
 from harness.register_neurons import as_loaded
 from harness.registry import Registry
-from harness.run import run_group
+from harness.run import load_model, run_group
 
 _loaded: tuple[str, Backbone] | None = None
 
@@ -58,8 +57,8 @@ def finish(
     failed = None
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         own, out = dataclasses.replace(options, out=Path(folder)), options.out
-        for path, files in bases.items():
-            records.adopt(own.out / path, files)
+        for name, files in bases.items():
+            records.adopt(own.out / name, files)
         cells = [group[place] for place in places]
         for cell in cells:
             if cell.base is not None:
@@ -72,24 +71,23 @@ def finish(
         store = Store() if options.store else None
         try:
             backbone = _backbone(cells[0], options)
-            for written, _ in run_group(backbone, cells, own, Silent(), store, renumbered):
-                place = next(p for p, c in zip(places, cells, strict=True) if c.path == written)
-                found.append((place, str(written.relative_to(own.out)), {}))
+            for path, _ in run_group(backbone, cells, own, Silent(), store, renumbered):
+                place = next(p for p, c in zip(places, cells, strict=True) if c.path == path)
+                found.append((place, str(path.relative_to(own.out)), records.files(path)))
         except HarnessError as error:
             failed = str(error)
         except Exception:  # of a stranger's task or network: the other groups go on
             failed = traceback.format_exc()
-        found = [(place, path, records.files(own.out / path)) for place, path, _ in found]
     return Finished(found, failed)
 
 
 def _backbone(cell: Cell, options: Options) -> Backbone:
     global _loaded
-    entry = as_loaded(cell.entry)
-    key = f"{entry.digest()} {options.device} {options.weights} {options.seed} {options.compiled}"
+    entry = cell.entry
+    how = options.device, options.weights, options.seed, options.compiled
+    key = f"{as_loaded(entry).digest()} {how}"
     if _loaded is None or _loaded[0] != key:
         _loaded = None  # let go of the last model before the next is loaded
         registry = Registry.load(options.model_files, options.allow_code)
-        how = options.device, options.weights, options.seed, options.compiled
-        _loaded = key, load_backbone(entry, *how, registry)
+        _loaded = key, load_model(entry, options, registry)
     return _loaded[1]

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 from harness.engine.pieces import Piece, cut, units
 from harness.forecast import Forecast
 from harness.options import Options
 from harness.plan import Cell, Reading
-from harness.run import side_by_side
+from harness.run import groups
 from harness.timing.arguments import Asked
 from harness.timing.measure import FitTime, Measured, key_of
 
@@ -109,9 +108,10 @@ def forecast_time(
     result.bytes_read, result.bytes_stored = spared.read_by(todo), spared.stored_by(todo)
     fits = {cell.path: _fit(cell, measured).seconds for cell in todo}
     seconds = {key: line.seconds for key, line in passes.items()}
-    for _, together in groupby(todo, key=lambda cell: (cell.entry.name, *side_by_side(cell))):
-        chain = _longest(list(together), options, asked.devices, seconds, fits)
-        result.longest = max(result.longest, chain)
+    for _, of_model in groups(todo):
+        for group in of_model:
+            chain = _longest(group, options, asked.devices, seconds, fits)
+            result.longest = max(result.longest, chain)
     return result
 
 

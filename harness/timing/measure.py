@@ -13,12 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from types import FrameType
 
 from harness.backbone.arithmetic import exact_float32
-from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES, First, Role
 from harness.errors import HarnessError
@@ -27,14 +25,13 @@ from harness.features.keys import RunningModel
 from harness.features.loading import processes
 from harness.features.outliers import ESTIMATED_ON
 from harness.options import Options
-from harness.passes import Running, run_pass, that_share
+from harness.passes import Running, context_of, run_pass, that_share
 from harness.plan import Cell, scored_role
 from harness.progress import Progress, Silent
 from harness.recording import Scored, gigaflops_of, metrics_of
-from harness.register_neurons import as_loaded
 from harness.registry import Registry
-from harness.run import side_by_side
-from harness.task import Batch, Context, Evaluation, Outcome
+from harness.run import groups, load_model
+from harness.task import Batch, Evaluation, Outcome
 
 PASS_SECONDS = 3.0
 """After which a pass is stopped, once it has given two batches."""
@@ -92,22 +89,14 @@ def key_of(cell: Cell, role: Role) -> Key:
 def measure(cells: Sequence[Cell], options: Options, progress: Progress) -> Measured:
     """Of the cells that are to be done, model by model."""
     found = Measured()
-    registry = Registry.load(options.model_files)
+    registry = Registry.load(options.model_files, options.allow_code)
     todo = [cell for cell in cells if cell.reason is None and cell.done is None]
-    for entry, of_model in groupby(todo, key=lambda cell: cell.entry):
+    for entry, of_model in groups(todo):
         began = time.perf_counter()
-        backbone = load_backbone(
-            as_loaded(entry),
-            options.device,
-            options.weights,
-            options.seed,
-            options.compiled,
-            registry,
-        )
+        backbone = load_model(entry, options, registry)
         gigaflops_of(entry)  # which every record has
         found.loads[entry.name] = time.perf_counter() - began
-        for _, of_dataset in groupby(of_model, key=side_by_side):
-            group = list(of_dataset)
+        for group in of_model:
             progress.note(f"measuring {entry.name} on {group[0].dataset.name}")
             with exact_float32():
                 _group(found, backbone, group, options)
@@ -246,14 +235,7 @@ def _begin(backbone: Backbone, cell: Cell, options: Options, fitting: _Fitting) 
         spent = time.perf_counter() - began
         fitting.seconds -= spent
         fitting.cutoffs = spent / few * min(pictures, ESTIMATED_ON)
-    context = Context(
-        backbone.architecture,
-        cell.dataset.roles,
-        cell.protocol,
-        repeat.seed,
-        cutoffs,
-        str(backbone.device),
-    )
+    context = context_of(backbone.architecture, cell, repeat, cutoffs, str(backbone.device))
     return Running(cell, repeat, cell.task.start(context), context, Scored())
 
 
@@ -261,7 +243,7 @@ def _unheard(backbone: Backbone, cell: Cell) -> Running:
     """A cell whose pass is measured and whose fold is not: it is fed nothing."""
     repeat = cell.repeats[0]
     ruled = {rule: 0.0 for request in repeat.requests.values() for _, rule in request.ruled}
-    context = Context(backbone.architecture, cell.dataset.roles, cell.protocol, repeat.seed, ruled)
+    context = context_of(backbone.architecture, cell, repeat, ruled)
     return Running(cell, repeat, _Deaf(), context, Scored(), folds=False)
 
 
