@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from harness.backbone.arithmetic import exact_float32
 from harness.errors import HarnessError
-from harness.language.source import TextSource
+from harness.language.source import EXTRA, NOT_INSTALLED, TextSource
 from harness.registry import Weights
 
 _BATCH = 256
-_EXTRA = "pip install 'vit-harness[openclip]'"
 
 
 class OpenClipTower:
@@ -79,11 +78,22 @@ def load_openclip_tower(
     try:
         import open_clip
     except ImportError:
-        raise HarnessError(
-            f"model {model!r}: its text tower is open_clip's, which is not installed: {_EXTRA}"
-        ) from None
+        raise HarnessError(f"model {model!r}: {NOT_INSTALLED}") from None
     name = source.openclip or ""
     _check_name(model, source, open_clip)
+    with _quiet():  # before the weights, which take longer
+        try:
+            tokenizer = open_clip.get_tokenizer(name)
+        except ImportError as error:
+            raise HarnessError(
+                f"model {model!r}: the tokenizer of {source.name} needs a package that is not "
+                f"installed ({_first_line(error)}): {EXTRA}"
+            ) from None
+        except Exception as error:  # as above
+            raise HarnessError(
+                f"model {model!r}: the tokenizer of {source.name} is not on this machine and could "
+                f"not be fetched ({_first_line(error)}). Fetch it where there is a network"
+            ) from None
     released = weights == "released"
     pretrained: str | None = None
     if released and not source.whole:
@@ -104,19 +114,6 @@ def load_openclip_tower(
                 f"model {model!r}: its text tower, {source.name}, cannot be loaded "
                 f"({_first_line(error)}). Fetch it where there is a network, or name a file as "
                 f"`checkpoint:` in `text:`, or try the machinery with --weights random"
-            ) from None
-    with _quiet():
-        try:
-            tokenizer = open_clip.get_tokenizer(name)
-        except ImportError as error:
-            raise HarnessError(
-                f"model {model!r}: the tokenizer of {source.name} needs a package that is not "
-                f"installed ({_first_line(error)}): {_EXTRA}"
-            ) from None
-        except Exception as error:  # as above
-            raise HarnessError(
-                f"model {model!r}: the tokenizer of {source.name} is not on this machine and could "
-                f"not be fetched ({_first_line(error)}). Fetch it where there is a network"
             ) from None
     own = source.name if released else f"{source.name}, random weights"
     return OpenClipTower(own, source.digest(weights, seed), module, tokenizer, device)
