@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.backbone import checkpoint_files
 from harness.backbone.arithmetic import exact_float32
 from harness.errors import HarnessError
 from harness.language.source import EXTRA, NOT_INSTALLED, TextSource
 from harness.registry import Weights
 
 _BATCH = 256
+_PICKLES = {".bin", ".pt", ".pth"}
 
 
 class OpenClipTower:
@@ -95,6 +97,8 @@ def load_openclip_tower(
                 f"not be fetched ({_first_line(error)}). Fetch it where there is a network"
             ) from None
     released = weights == "released"
+    if released:
+        _check_files(source)
     pretrained: str | None = None
     if released and not source.whole:
         pretrained = source.weights or str(source.checkpoint)
@@ -143,6 +147,17 @@ def _check_name(model: str, source: TextSource, open_clip: Any) -> None:
         )
     if source.checkpoint is not None and not source.checkpoint.is_file():
         raise HarnessError(f"model {model!r}: no checkpoint at {source.checkpoint} (`text:`)")
+
+
+def _check_files(source: TextSource) -> None:
+    """Raises ``HarnessError`` for a local pickle that would need more than tensors. open_clip asks
+    torch for the same, and where that fails in some ways reads the file again without it."""
+    files = [source.checkpoint] if source.checkpoint is not None else []
+    if source.folder is not None:
+        files += sorted(source.folder.iterdir())
+    for file in files:
+        if file == source.checkpoint or file.suffix in _PICKLES:
+            checkpoint_files.read(file)
 
 
 def _projection(name: str, visual: Any) -> tuple[Tensor | None, Tensor | None]:
