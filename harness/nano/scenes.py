@@ -78,7 +78,13 @@ class ScenesDataset(Dataset):
     def fingerprint(self) -> str:
         """Of what decides every label: the base class's would paint every picture to learn them."""
         samples = self.samples
-        line = [VERSION, SEED, samples.role, list(samples.numbers), list(samples.size)]
+        line: list[object] = [
+            VERSION,
+            SEED,
+            samples.role,
+            list(samples.numbers),
+            list(samples.size),
+        ]
         if samples.captions:
             line.append(["captions", captions.VERSION])
         return hashlib.sha256(json.dumps(["scenes", *line]).encode()).hexdigest()
