@@ -34,7 +34,9 @@ def add_pretrain(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentPars
     pretrain.add_argument(
         "--size", default="nano", metavar="SIZE", help="nano, tiny or small (default: nano)"
     )
-    pretrain.add_argument("--name", help="of the model (default: SIZE-regN)")
+    pretrain.add_argument(
+        "--name", help="of the model (default: SIZE-regN, of clip SIZE-clip-regN)"
+    )
     length = pretrain.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N")
     length.add_argument("--steps", type=int, metavar="N", help="default: 1250")

@@ -68,7 +68,8 @@ class Recipe:
     size: str = "nano"
     registers: int = 0
     name: str | None = None
-    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``."""
+    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``, of clip
+    ``<size>-clip`` and ``<size>-clip-reg<n>``."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -165,9 +166,8 @@ class Recipe:
 
     @property
     def model_name(self) -> str:
-        return self.name or (
-            self.size if not self.registers else f"{self.size}-reg{self.registers}"
-        )
+        own = f"{self.size}-clip" if self.objective == "clip" else self.size
+        return self.name or (own if not self.registers else f"{own}-reg{self.registers}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -192,7 +192,8 @@ class Recipe:
         possible = settable(self.objective)
         for name in settings:
             if name not in possible:
-                raise unknown(f"setting of {self.objective}", name, possible, "docs/nano.md")
+                kind = "setting" if self.objective == OBJECTIVES[0] else "setting of clip"
+                raise unknown(kind, name, possible, "docs/nano.md")
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         try:
             return TypeAdapter(Recipe).validate_python({**plain, **settings})
