@@ -25,7 +25,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 ObjectiveName = Literal["distillation", "clip"]
 OBJECTIVES: tuple[ObjectiveName, ...] = ("distillation", "clip")
-BATCH_SIZES: Mapping[ObjectiveName, int] = {"distillation": 32, "clip": 256}
+BATCH_SIZES: Mapping[ObjectiveName, int] = {"distillation": 32, "clip": 128}
 """Where none is asked for. A picture of CLIP is told from the others of its batch: the larger, the
 more there is to tell."""
 Centering = Literal["sinkhorn", "mean"]
