@@ -86,6 +86,7 @@ def text_of(data: Mapping[str, Any], key: str, where: str) -> str:
     value = data.get(key)
     if not isinstance(value, str) or not value:
         raise HarnessError(f"{where}: {key} is {_short(value)}; text was expected")
+    _refuse_halves(value, f"{where}: {key}")
     return value
 
 
@@ -106,13 +107,16 @@ def _captions(row: Described) -> tuple[str, ...]:
             )
         if not caption.strip():
             raise HarnessError(f"{row.where}: captions[{place}] is empty")
-        try:
-            caption.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair: JSON can write one
-            raise HarnessError(
-                f"{row.where}: captions[{place}] holds what is no character"
-            ) from None
+        _refuse_halves(caption, f"{row.where}: captions[{place}]")
     return tuple(found)
+
+
+def _refuse_halves(text: str, where: str) -> None:
+    """JSON can write half of a surrogate pair, which no file name and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise HarnessError(f"{where} holds what is no character") from None
 
 
 def _short(value: object) -> str:
