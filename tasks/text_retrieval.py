@@ -17,14 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictInt, field_validator
 
 from harness.backbone.architecture import Architecture
-from harness.classification import (
-    CollectedEvaluation,
-    TokenProtocol,
-    request_of,
-    selector_of,
-)
+from harness.classification import CollectedEvaluation
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
+from harness.language.pictures import PictureProtocol, request_of, resolved, selector_of
 from harness.probes.caption_ranking import ranks_of_own
 from harness.task import Context, MetricSpec, NotApplicable, Outcome, Task, TokenRequest
 
@@ -33,15 +29,11 @@ _SIDES = ("picture_to_text", "text_to_picture")
 _SHOWN = {f"{side}_r1" for side in _SIDES} | {"mean_recall"}
 
 
-class TextRetrievalProtocol(TokenProtocol):
-    """CLIP's view of a picture, its released global feature, and the first five captions."""
+class TextRetrievalProtocol(PictureProtocol):
+    """The picture as its release sees it, and its first five captions."""
 
     name: str = "text-retrieval"
     version: str = "1.0"
-    resize: StrictInt = Field(224, ge=1, description="the shorter side, in pixels")
-    token: Literal["global"] = "global"
-    layer: Literal[-1] = -1
-    norm: Literal[True] = Field(True, description="final norm, before the projection")
     captions_per_picture: Annotated[StrictInt, Field(ge=1)] | Literal["all"] = Field(
         5, description="the first so many of each picture (COCO's have 5 to 7), or all"
     )
@@ -67,7 +59,7 @@ class TextRetrievalEvaluation(CollectedEvaluation[TextRetrievalProtocol]):
         places, features = collector.rows()
         if not len(places):
             raise HarnessError(f"data set {dataset.name!r}: none of its pictures could be used")
-        pictures = torch.nn.functional.normalize(text.project(features).float().cpu())
+        pictures = torch.nn.functional.normalize(text.project(features))
         said = [_captions(dataset, place, self._context.protocol) for place in places]
         template = self._context.protocol.template
         every = [template.replace("{}", caption) for captions in said for caption in captions]
@@ -75,6 +67,11 @@ class TextRetrievalEvaluation(CollectedEvaluation[TextRetrievalProtocol]):
         past = lengths.cumsum(0)
         own = torch.repeat_interleave(torch.arange(len(said)), lengths)
         captions, device = text.encode(every), self._context.device
+        if captions.shape[1] != pictures.shape[1]:
+            raise HarnessError(
+                f"{text.name}: its texts are of {captions.shape[1]} numbers, the model's pictures "
+                f"of {pictures.shape[1]}: they are not of one model (`text:`)"
+            )
         found = {
             "picture_to_text": ranks_of_own(
                 pictures, captions, past - lengths, past, max(KS), device
@@ -91,7 +88,8 @@ class TextRetrievalEvaluation(CollectedEvaluation[TextRetrievalProtocol]):
             counts["pictures_with_fewer_captions"] = fewer
         ids = [dataset.samples[place].id for place in places]
         ranks = {side: its.numpy() for side, its in found.items()}
-        return _outcome(ids, ranks, counts, {**self._read(), "text_tower": text.name})
+        protocol, architecture = self._context.protocol, self._context.architecture
+        return _outcome(ids, ranks, counts, resolved(protocol, architecture))
 
 
 def _captions(dataset: Dataset, place: int, protocol: TextRetrievalProtocol) -> tuple[str, ...]:
@@ -113,7 +111,7 @@ def _outcome(
     ids: list[str],
     ranks: Mapping[str, NDArray[np.int64]],
     counts: dict[str, int],
-    resolved: dict[str, Any],
+    facts: dict[str, object],
 ) -> Outcome:
     """Of ranks from 0, ``[n, 1]`` of pictures and ``[n, most]`` of captions. A picture's recall
     from text is the share of its captions that find it."""
@@ -134,7 +132,7 @@ def _outcome(
         metrics[f"{side}_median_rank"] = MetricSpec(
             f"{side}_rank", "", False, shown=False, aggregate="median_rank"
         )
-    return Outcome(columns, metrics, counts, resolved)
+    return Outcome(columns, metrics, counts, facts)
 
 
 class TextRetrieval(Task[TextRetrievalProtocol]):
@@ -147,7 +145,7 @@ class TextRetrieval(Task[TextRetrievalProtocol]):
         "clip-retrieval": TextRetrievalProtocol(name="clip-retrieval", template="a photo of {}"),
     }
     checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        name: {"resize": 64, "crop": 64} for name in ("text-retrieval", "clip-retrieval")
+        name: {"size": 112} for name in ("text-retrieval", "clip-retrieval")
     }
 
     def requests(
@@ -167,11 +165,10 @@ class TextRetrieval(Task[TextRetrievalProtocol]):
                 f"data set {datasets['test'].name!r}: {bare[0].id} has no caption ({len(bare)} of "
                 f"{len(datasets['test'].samples)} pictures are so)"
             )
-        return {"test": request_of(protocol, architecture, [selector_of(protocol, architecture)])}
+        return {"test": request_of(protocol, architecture)}
 
     def start(self, context: Context[TextRetrievalProtocol]) -> TextRetrievalEvaluation:
-        selector = selector_of(context.protocol, context.architecture)
-        return TextRetrievalEvaluation(context, [selector], ["test"])
+        return TextRetrievalEvaluation(context, [selector_of(context.architecture)], ["test"])
 
     def seeded(self, protocol: TextRetrievalProtocol) -> bool:
         return False

@@ -22,7 +22,7 @@ from harness.schema import Record
 from harness.task import Batch, Context, NotApplicable, Outcome
 
 PLAIN = TEXT_RETRIEVAL.protocols["text-retrieval"]
-SMALL = PLAIN.changed({"resize": 56, "crop": 56})
+SMALL = PLAIN.changed({"size": 56})
 GEOMETRY = Geometry((70, 70), (70, 70), (0, 0, 70, 70), (0, 0, 0, 0))
 
 
@@ -127,7 +127,9 @@ def test_counts_tell_captions_those_that_are_cut_and_pictures_with_fewer() -> No
     assert outcome.counts == {
         "captions": 7, "captions_cut": 6, "pictures_with_fewer_captions": 1,
     }  # fmt: skip
-    assert outcome.resolved["text_tower"] == "fake"
+    assert outcome.resolved == {
+        "layer": 3, "size": 56, "fit": "crop", "interpolation": "bicubic",
+    }  # fmt: skip
 
 
 def test_a_template_is_put_round_every_caption_and_needs_its_slot() -> None:
@@ -174,7 +176,7 @@ def test_a_run_with_another_template_reads_no_picture_again(
             "text-retrieval",
             "tiny-reg4",
             "captioned",
-            settings={"resize": 56, "crop": 56, **settings},
+            settings={"size": 56, "precision": "fp32", **settings},
             model_files=[with_text(tiny_models, tmp_path)],
             dataset_files=[file],
             out=tmp_path / "results",
