@@ -21,6 +21,7 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Feature, Store, shard_size
+from harness.language.texts import Texts
 from harness.options import Options
 from harness.plan import Cell, Repeat
 from harness.progress import Progress
@@ -90,8 +91,12 @@ def context_of(
     device: str = "cpu",
 ) -> Context[Any]:
     """What an evaluation of ``repeat`` may know when it starts."""
-    data = cell.dataset.roles
-    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device)
+    data, text = cell.dataset.roles, None
+    if cell.task.needs_text:
+        drawn = {"weights": cell.variant.get("weights"), "seed": cell.variant.get("seed")}
+        given = {name: value for name, value in drawn.items() if value is not None}
+        text = Texts(cell.entry, device, stored=cell.stored, **given)
+    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device, text)
 
 
 def _cutoffs(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.features.outliers import OutlierRule
     from harness.features.select import Selected, Selector
     from harness.heads import Head
+    from harness.language.texts import Texts
 
 
 class NotApplicable(Exception):
@@ -264,6 +265,8 @@ class Context(Generic[P]):
     """Of the rules that the task asks for: the norm above which a patch is an outlier."""
     device: str = "cpu"
     """Where the backbone runs: ``cpu``, ``cuda`` or ``cuda:1``. A head may be fitted there too."""
+    text: Texts | None = None
+    """Of a task that ``needs_text``: the model's text tower."""
 
 
 class Evaluation(ABC):
@@ -301,7 +304,8 @@ class Task(ABC, Generic[P]):
     """A named way of judging frozen features. ``protocols`` maps names; the first is the default.
 
     ``default_datasets`` are run where none is named. ``checked_with`` has for a protocol the
-    settings with which a few small pictures do, for ``harness tasks check``.
+    settings with which a few small pictures do, for ``harness tasks check``. One that
+    ``needs_text`` is run for models with a text tower alone.
     """
 
     name: ClassVar[str]
@@ -309,6 +313,7 @@ class Task(ABC, Generic[P]):
     protocols: Mapping[str, P]
     default_datasets: ClassVar[tuple[str, ...]] = ()
     checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    needs_text: ClassVar[bool] = False
 
     @abstractmethod
     def requests(
