@@ -143,6 +143,9 @@ class Zeroshot(Task[Any]):
     summary: ClassVar[str] = "the class whose texts are nearest, by the model's own text tower"
     default_datasets: ClassVar[tuple[str, ...]] = ()
     needs_text: ClassVar[bool] = True
+    checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        name: {"size": 112, "prompts": "plain"} for name in ("zeroshot", "zeroshot-multilabel")
+    }
     protocols: Mapping[str, ZeroshotProtocols] = {
         "zeroshot": ZeroshotProtocol(),
         "zeroshot-multilabel": MultilabelProtocol(),

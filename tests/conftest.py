@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from text_towers import texted_models
 from tiny import models_file
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -41,3 +42,9 @@ def _own_feature_store(
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry file with the tiny DINOv2s ``tiny`` and ``tiny-reg4``, weights and all."""
     return models_file(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def texted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry file with ``tiny`` and ``tiny-reg4`` that have a small text tower of open_clip."""
+    return texted_models(tmp_path_factory.mktemp("texted"))
