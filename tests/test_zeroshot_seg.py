@@ -23,13 +23,13 @@ from harness import evaluate
 from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
 from harness.data.dataset import IGNORED, Dataset, Dense, Role, Sample, Target
-from harness.data.semantic_classes import VOC
+from harness.data.semantic_classes import ADE20K, CAMVID, CITYSCAPES, COCO_STUFF, VOC
 from harness.data.views import Geometry
 from harness.dense.text_classes import TextJudge, text_classes
 from harness.errors import HarnessError
 from harness.features.store import Store
 from harness.interventions import NeuronFile, text
-from harness.language.class_texts import PromptSet
+from harness.language.class_texts import PromptSet, shipped
 from harness.language.texts import Texts
 from harness.records import find
 from harness.registry import Registry
@@ -292,6 +292,28 @@ def test_the_background_of_voc_is_what_its_words_name() -> None:
     assert {"sky", "grass", "wall"} <= set(words) and len(words) == 39
     assert not {"sofa", "chair", "person"} & set(words)
     assert set(classes.owners) == set(range(21))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "said"),
+    [
+        ("ade20k", ADE20K, {"windowpane": "window"}),
+        ("camvid", CAMVID, {"sign symbol": "traffic sign"}),
+        ("cityscapes", tuple(CITYSCAPES), {"traffic light": "traffic light"}),
+        ("coco-stuff", COCO_STUFF, {"wall-brick": "brick wall", "sky-other": "sky"}),
+        ("voc12-aug", VOC, {"tvmonitor": "television"}),
+    ],
+)
+def test_every_class_of_a_shipped_data_set_has_names_that_are_words(
+    dataset: str, classes: tuple[str, ...], said: dict[str, str]
+) -> None:
+    found = text_classes(dataset, classes, "own", "words")
+    assert set(found.owners) == set(range(len(classes)))
+    assert not [name for name in found.names if "-" in name or "_" in name]
+    known = shipped().get(dataset, PromptSet()).classes
+    assert known.keys() <= set(classes), "a name of a class that is not there"
+    for word, name in said.items():
+        assert found.names[found.owners.index(classes.index(word))] == name
 
 
 def test_a_word_of_the_background_that_is_a_class_is_left_to_the_class() -> None:
