@@ -50,6 +50,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "templates": "prompts",
     },
     "local-information": {"outliers": "quantile0.9", "held_out": 0.5},
+    "zeroshot": {"size": 56},
+    "zeroshot-multilabel": {"size": 56},
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""
@@ -66,11 +68,11 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     data.write_text(PAINTED)
     classified = isinstance(chosen, TokenProtocol)
     settings = {**(CLASSIFIED if classified else {}), **SETTINGS.get(protocol, {})}
-    painted = classified or task in PIXELS
+    painted = classified or task in {*PIXELS, "zeroshot"}
     dataset, files = "golden" if painted else "generated", [data]
     if task == "instance-retrieval":
         dataset, files = "landmarks", [paint(out / "painted")]
-    if protocol == "logistic-multilabel":
+    if protocol in {"logistic-multilabel", "zeroshot-multilabel"}:
         dataset, files = "squares", [squares(out)]
     for model in MODELS:
         evaluate(
