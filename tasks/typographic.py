@@ -72,7 +72,7 @@ class TypographicEvaluation(CollectedEvaluation[WrittenProtocol], PicturedEvalua
     """Texts are encoded at the end: the pictures' features are in the store by then."""
 
     _margins: Mapping[str, float]
-    _told: Mapping[str, str]
+    _told: Mapping[str, tuple[str, str, str]]
 
     def finish(self) -> Outcome:
         protocol, architecture = self._context.protocol, self._context.architecture
@@ -115,18 +115,21 @@ class TypographicEvaluation(CollectedEvaluation[WrittenProtocol], PicturedEvalua
         self, columns: Mapping[str, Any], scores: NDArray[np.float32], right: NDArray[np.bool_]
     ) -> None:
         """What is needed to show pictures: how much nearer the right class is than the written one,
-        and what each was taken for."""
+        what each is, and what it was taken for without the word and with it."""
         written = columns["written"]
         words = _words(self._context.datasets["test"], self._context.protocol)
         margins = np.where(right, scores, -np.inf).max(1) - scores[np.arange(len(scores)), written]
         self._margins = dict(zip(columns["image_id"], margins.tolist(), strict=True))
         told = {}
         for row, identity in enumerate(columns["image_id"]):
-            said = f"taken for {words[columns['attacked_predicted'][row]]}"
-            if "clean_predicted" in columns:
-                said += f", without the word for {words[columns['clean_predicted'][row]]}"
             own = " or ".join(words[place] for place in np.flatnonzero(right[row]))
-            told[identity] = f"{said}; is {own}, word of {words[written[row]]}"
+            attacked = (
+                f"{words[written[row]]}: taken for {words[columns['attacked_predicted'][row]]}"
+            )
+            clean = ""
+            if "clean_predicted" in columns:
+                clean = f"as it is: taken for {words[columns['clean_predicted'][row]]}"
+            told[identity] = (own, clean, f"with the word {attacked}")
         self._told = told
 
     def standing(self) -> Mapping[str, float]:
@@ -142,7 +145,8 @@ class TypographicEvaluation(CollectedEvaluation[WrittenProtocol], PicturedEvalua
             picture, target = dataset.picture(place), dataset.samples[place].target
             seed = view_seed(context.seed, 0)
             plain, changed = (view(picture, target, seed, place)[0].pixels for view in looks)
-            yield Shown(identity, changed, plain, "looks", self._told[identity])
+            own, *titles = self._told[identity]
+            yield Shown(identity, changed, plain, "looks", own, (titles[0], titles[1]))
 
     def _written(self, place: int) -> int:
         """The class whose name is on a picture."""

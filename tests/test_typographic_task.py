@@ -279,7 +279,8 @@ def test_pictures_that_are_saved_are_what_the_model_saw(
         alone = WordPainted(CentreCrop(56, 56), tuple(scenes.classes))
         seen = alone(scenes.picture(place), scenes.samples[place].target, view_seed(0, 0), place)
         np.testing.assert_array_equal(shown.prediction, seen[0].pixels)
-        assert shown.score.endswith(f"word of {word}")
+        assert shown.titles[0].startswith("as it is: taken for ")
+        assert shown.titles[1].startswith(f"with the word {word}: taken for ")
 
 
 def test_its_clean_pictures_are_those_of_zeroshot(

@@ -30,6 +30,8 @@ class Shown:
     truth: NDArray[Any]
     kind: Literal["classes", "depth", "looks"]
     score: str
+    titles: tuple[str, str] = ("seen as it is", "seen changed")
+    """Of the looks."""
 
 
 class PicturedEvaluation(Evaluation):

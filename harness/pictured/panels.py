@@ -182,16 +182,16 @@ def _depth(picture: NDArray[np.uint8], shown: Shown, heading: Sequence[str]) -> 
 
 
 def _looks(shown: Shown, heading: Sequence[str]) -> bytes:
-    looks = {"seen as it is": shown.truth, "seen changed": shown.prediction}
+    looks, titles = [shown.truth, shown.prediction], list(shown.titles)
     if np.array_equal(shown.truth, shown.prediction):
-        looks = {"seen": shown.truth}
-    for look in looks.values():
+        looks, titles = looks[1:], titles[1:]
+    for look in looks:
         if look.ndim != 3 or look.shape[2] != 3 or look.dtype != np.uint8:
             raise ValueError(f"a look {list(look.shape)} {look.dtype}: RGB as uint8 is needed")
     height, width = shown.truth.shape[:2]
     form = layout(width, height)._replace(columns=len(looks), panels=len(looks))
-    views = [reduced(look, (form.width, form.height)) for look in looks.values()]
-    page, _ = _begin(form, heading, views, 0, tuple(looks))
+    views = [reduced(look, (form.width, form.height)) for look in looks]
+    page, _ = _begin(form, heading, views, 0, titles)
     return page.png()
 
 
