@@ -130,6 +130,8 @@ def test_any_of_several_classes_is_right(texted: Path, tmp_path: Path) -> None:
         (["--set", "prompts=owm"], "owm: no such file"),
         (["--set", "size=57"], "does not divide the size of 57"),
         (["--set", "fit=wide"], "fit"),
+        (["--set", "prompts=7"], "own, plain, or a file of prompts"),
+        (["--set", 'prompts={"templates": ["x"]}'], "'x' has not one slot {}"),
         (["--model", "vits"], "has no text tower (openclip-vitb16"),
         (["--dataset", "generated"], "has no labels"),
         (["--protocol", "zeroshot-multilabel"], "have one class"),

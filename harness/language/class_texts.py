@@ -96,6 +96,13 @@ def _chosen(value: object) -> object:
         if not Path(value).exists():
             raise HarnessError(f"prompts {value}: no such file (or one of: own, plain)")
         return read_prompts(Path(value)).model_dump(exclude={"datasets"})
+    if isinstance(value, Mapping):  # told here: of a union pydantic tells what its first part lacks
+        try:
+            return PromptSet.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    if not isinstance(value, str | PromptSet):
+        raise ValueError("own, plain, or a file of prompts was expected")
     return value
 
 
