@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.bench.anatomy import anatomy
 from harness.bench.attention import attention
+from harness.bench.cluster import cluster
 from harness.bench.dense import dense
 from harness.bench.knn import knn
 from harness.bench.linear import linear
@@ -33,6 +34,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
     match options.what:
         case "paint":
             return paint(limit)
+        case "cluster":
+            return cluster(limit)
         case "attention":
             return attention(device)
         case "lost":

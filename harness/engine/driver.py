@@ -88,11 +88,16 @@ def run(
         raise SomeFailed(driver.failures)
 
 
+def quiet() -> None:
+    """Set in the environment, before Ray starts, what keeps it to this machine and this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
 @contextlib.contextmanager
 def _ray(engine: Engine) -> Iterator[Any]:
     """Ray, started for this run unless the program has done so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet()
     try:
         import ray
     except ImportError:
