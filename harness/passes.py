@@ -73,7 +73,8 @@ def begin(
     else:
         cutoffs, passes = dict(head.cutoffs), 0
     scored.forward_passes += passes
-    context = context_of(backbone.architecture, cell, repeat, cutoffs, str(backbone.device))
+    facts, device = backbone.architecture, str(backbone.device)
+    context = context_of(facts, cell, repeat, cutoffs, device, cell.block)
     if head is None:
         evaluation = cell.task.start(context)
     else:
@@ -88,10 +89,11 @@ def context_of(
     repeat: Repeat,
     cutoffs: Mapping[OutlierRule, float],
     device: str = "cpu",
+    block: int | None = None,
 ) -> Context[Any]:
     """What an evaluation of ``repeat`` may know when it starts."""
     data = cell.dataset.roles
-    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device)
+    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device, block)
 
 
 def _cutoffs(

@@ -172,7 +172,7 @@ def test_votes_are_what_one_hot_vectors_give(q: int, most: int, classes: int, se
 def test_equal_votes_and_none_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     labels, queries = torch.tensor([3, 1, 4]), vectors[:1].expand(6, -1)
-    monkeypatch.setattr(module, "_QUERIES", 4)
+    monkeypatch.setattr(module, "QUERIES", 4)
     found = judge(NeighbourIndex(vectors), labels, 6, queries, torch.arange(6), [2], 0.07)[2]
     assert found.predicted.tolist() == [1] * 6
     assert found.rank.tolist() == [2, 0, 3, 1, 4, 5]  # 1 and 3 tie; then 0, 2, 4, 5 without a vote
