@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unwritable
 
 LOCK_SECONDS = 60.0
 
@@ -59,12 +59,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Any ``OSError`` inside -> a ``HarnessError`` with the path, the reason and what to do."""
+    """Any ``OSError`` inside -> ``Unwritable`` with the path, the reason and what to do."""
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0)
-        raise HarnessError(
+        raise Unwritable(
             f"{path}: cannot be written: {error.strerror or error}"
             f"{'; ' + advice if advice else ''}. Results written earlier are untouched."
         ) from error
