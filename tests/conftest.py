@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from tiny import models_file
+from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+def pytest_configure() -> None:
+    """One thread a process, before torch is loaded: `make test` starts a process a core, and by
+    hand the numbers are the same. No test is judged by how long hypothesis waits for it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    settings.register_profile("shared machine", deadline=None)
+    settings.load_profile("shared machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _folder(name: str) -> Path:
@@ -40,4 +55,6 @@ def _own_feature_store(
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry file with the tiny DINOv2s ``tiny`` and ``tiny-reg4``, weights and all."""
+    from tiny import models_file  # loads torch
+
     return models_file(tmp_path_factory.mktemp("models"))
