@@ -16,6 +16,7 @@ from harness.look.arguments import add_look
 from harness.memory import add_memory
 from harness.nano.arguments import add_pretrain
 from harness.results import arguments as results_arguments
+from harness.storage.mirrors import results_folder
 from harness.tables.arguments import add_tables
 from harness.timing.arguments import add_forecast
 
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
     run.add_argument(
         "--out",
-        type=Path,
+        type=results_folder,
         default=Path("results"),
         metavar="FOLDER",
         help="where records go (default: results)",

@@ -15,6 +15,7 @@ from harness.gate import regress
 from harness.memory import asked_memory, settle
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
+from harness.storage import mirrors
 from harness.timing.arguments import asked
 from harness.typed import names as _names
 from harness.typed import settings as _settings
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS[options.command]
     options.typed = ["harness", *arguments]
     try:
+        mirrors.prepare(options)
         return command(options)
     except HarnessError as error:
         print(f"harness: {printable(str(error))}", file=sys.stderr)

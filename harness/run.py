@@ -25,6 +25,7 @@ from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
 from harness.register_neurons import as_loaded, searched
 from harness.registry import ModelEntry, Registry
+from harness.storage.mirrors import push
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,6 +180,10 @@ def _run_group(
                 except Unwritable:
                     raise
                 except HarnessError as error:  # the record is there
+                    failures.append(str(error))
+                try:
+                    push(cell.path)
+                except HarnessError as error:
                     failures.append(str(error))
                 yield cell.path, cell.done
     if failures:

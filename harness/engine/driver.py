@@ -29,6 +29,7 @@ from harness.pictured.saving import clear
 from harness.plan import Cell
 from harness.progress import Progress, Silent
 from harness.run import HEAD_LOST, failure, groups
+from harness.storage.mirrors import push
 
 RETRIES = 5
 """How often a task that a dying worker or node has taken along is begun again."""
@@ -283,6 +284,10 @@ class _Driver:
             cell.path, cell.done = path, records.adopt(path, files)
             self._done += 1
             self._progress.note(f"{path}: done ({self._done} of {self._cells})")
+            try:
+                push(path)
+            except HarnessError as error:
+                self._fail(group, [place], str(error))
             yield cell.path, cell.done
         if finished.failed is not None:
             self._fail(group, sorted(left) or job.places, finished.failed)
