@@ -21,6 +21,7 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Feature, Store, shard_size
+from harness.language.texts import Texts
 from harness.options import Options
 from harness.plan import Cell, Repeat
 from harness.progress import Progress
@@ -92,8 +93,13 @@ def context_of(
     block: int | None = None,
 ) -> Context[Any]:
     """What an evaluation of ``repeat`` may know when it starts."""
-    data = cell.dataset.roles
-    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device, block)
+    data, text = cell.dataset.roles, None
+    if cell.task.needs_text:
+        drawn = {"weights": cell.variant.get("weights"), "seed": cell.variant.get("seed")}
+        given = {name: value for name, value in drawn.items() if value is not None}
+        text = Texts(cell.entry, device, stored=cell.stored, **given)
+    how = repeat.seed, cutoffs, device, block
+    return Context(architecture, data, cell.protocol, *how, text)
 
 
 def _cutoffs(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness import records
 from harness.data.catalog import Catalog
+from harness.data.coverage import crops_in
 from harness.data.dataset import Dataset, First, Role
 from harness.data.joint import look
-from harness.data.views import View, crops_of
 from harness.documents import unknown
 from harness.errors import BadPicture, HarnessError
 from harness.interventions import cannot_search
+from harness.language.source import cannot_read, text_digest
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
 from harness.schema import Record
@@ -111,7 +112,7 @@ class Cell:
     def passes(self) -> dict[Hashable, int]:
         """Forward passes (pictures × crops) for each role. Cells whose keys agree share them."""
         return {
-            read.key: _crops(
+            read.key: crops_in(
                 read.request.view, self.dataset.roles[read.role], read.request.pictures
             )
             for read in self.reads()
@@ -192,7 +193,8 @@ def plan(*runs: Options) -> list[Cell]:
                     cell.weights_from = weights_from(sha256, common)
                     cells[cell.path] = cell
                     try:
-                        if why := cannot_search(entry, dataset.roles, common.compiled):
+                        why = cannot_read(job.task, entry, registry)
+                        if why := why or cannot_search(entry, dataset.roles, common.compiled):
                             raise NotApplicable(why)
                         cell.repeats = [
                             Repeat(seed, job.task.requests(facts, dataset.roles, protocol, seed))
@@ -367,22 +369,10 @@ def _still_bad(cell: Cell, identities: set[str]) -> bool:
     return True
 
 
-def _crops(view: View, dataset: Dataset, pictures: int | None) -> int:
-    """How many crops the view gives of all pictures, or of so many read in epochs."""
-    whole = len(dataset.samples)
-    if view.crops_per_picture:
-        return view.crops_per_picture * (pictures or whole)
-    sizes = dataset.sizes()
-    if len(sizes) > 1:
-        crops = sum(crops_of(view, sample.size) for sample in dataset.samples)
-    else:
-        crops = whole * sum(crops_of(view, size) for size in sizes)
-    return crops if pictures is None else round(crops * pictures / whole)
-
-
 def _identity(cell: Cell, record: Record) -> dict[str, tuple[object, object]]:
     """What must agree for a stored result to be this cell's: ours and the stored."""
     return {
+        "text tower": (text_digest(cell.task, cell.entry, cell.variant), record.model.text_digest),
         "protocol": (cell.protocol.hash(), record.protocol.hash),
         "data set": (cell.fingerprints, record.dataset.fingerprints),
         "model entry": (cell.entry.digest(), record.model.entry_digest),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from harness.features.select import Selected, Selector
     from harness.features.store import Feature
     from harness.heads import Head
+    from harness.language.texts import Texts
 
 
 class NotApplicable(Exception):
@@ -278,6 +279,8 @@ class Context(Generic[P]):
     block: int | None = None
     """Where vectors are read from the feature store again and not kept in memory: about the bytes
     that a block of them may take. It moves no number."""
+    text: Texts | None = None
+    """Of a task that ``needs_text``: the model's text tower."""
 
 
 class Evaluation(ABC):
@@ -315,7 +318,8 @@ class Task(ABC, Generic[P]):
     """A named way of judging frozen features. ``protocols`` maps names; the first is the default.
 
     ``default_datasets`` are run where none is named. ``checked_with`` has for a protocol the
-    settings with which a few small pictures do, for ``harness tasks check``.
+    settings with which a few small pictures do, for ``harness tasks check``. One that
+    ``needs_text`` is run for models with a text tower alone.
     """
 
     name: ClassVar[str]
@@ -323,6 +327,7 @@ class Task(ABC, Generic[P]):
     protocols: Mapping[str, P]
     default_datasets: ClassVar[tuple[str, ...]] = ()
     checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    needs_text: ClassVar[bool] = False
 
     @abstractmethod
     def requests(
