@@ -86,6 +86,8 @@ class Target:
     label: int | None = None
     query: Query | None = None
     labels: Labels | None = None
+    captions: tuple[str, ...] | None = None
+    """What people say of the picture, in the data set's order: at least one text."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def _canonical(target: Target) -> list[object]:
         later.append(list(asdict(target.query).values()))
     if target.labels is not None:
         later.append(asdict(target.labels))
+    if target.captions is not None:
+        later.append({"captions": list(target.captions)})
     boxes = target.boxes
     if boxes is None:
         return [target.label, None, *later]

@@ -140,19 +140,24 @@ class GeneratedEntry(EntryBase):
 
 class ScenesEntry(EntryBase):
     """Painted scenes with class, boxes, masks and depth; no files, so no root. ``count`` says how
-    many of each role, ``size`` the side of a picture in pixels, or width and height."""
+    many of each role, ``size`` the side of a picture in pixels, or width and height; ``captions``
+    that sentences about the picture are labels too."""
 
     format: Literal["scenes"]
     root: None = None
     count: dict[Role, Annotated[int, Field(ge=1, le=MOST)]] = Field(min_length=1)
     size: _Side | tuple[_Side, _Side] = 128
+    captions: bool = False
 
     def needs(self, root: Path) -> list[Path]:
         return []
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return {role: ScenesDataset(name, role, n, size) for role, n in self.count.items()}
+        return {
+            role: ScenesDataset(name, role, n, size, self.captions)
+            for role, n in self.count.items()
+        }
 
 
 class ImageNetEntry(EntryBase):
