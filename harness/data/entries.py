@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.data import official, torchvision_sets
+from harness.data.caption_entries import CAPTIONS, CaptionEntry
 from harness.data.coco import read_coco
 from harness.data.dataset import Dataset, Role
 from harness.data.dense_entries import DENSE, DenseEntry
@@ -290,6 +291,7 @@ _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] 
 Entry = (
     VOCEntry
     | COCOEntry
+    | CaptionEntry
     | DenseEntry
     | FolderEntry
     | GeneratedEntry
@@ -317,5 +319,6 @@ FORMATS: Mapping[str, type[Entry]] = {
     "voc": VOCEntry,
     "webdataset": WebdatasetEntry,
     **dict.fromkeys(sorted(_RELEASES), OfficialEntry),
+    **CAPTIONS,
     **DENSE,
 }
