@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from harness.backbone.architecture import Architecture
     from harness.backbone.attention import Received
-    from harness.backbone.layout import Facet, Tokens
+    from harness.backbone.layout import DenseFacet, Facet, Tokens
     from harness.backbone.vit import Layer, Precision, Read
     from harness.features.outliers import OutlierRule
     from harness.features.select import Selected, Selector
@@ -108,7 +108,7 @@ class TokenRequest:
 
     view: View
     layers: tuple[Layer, ...] = ()
-    facets: tuple[Facet, ...] = ("token",)
+    facets: tuple[Facet | DenseFacet, ...] = ("token",)
     norm: bool = False
     attention: tuple[int, ...] = ()
     received: tuple[int, ...] = ()

@@ -147,7 +147,9 @@ def cutoff_key(running: RunningModel, source: Source, layer: int, rule: OutlierR
 
 def told(selector: Selector) -> str:
     """``patch-mean of layer 11, normed``, for a table."""
-    return f"{selector.token} of layer {selector.layer}" + (", normed" if selector.norm else "")
+    facet = "" if selector.facet == "token" else f", {selector.facet}"
+    normed = ", normed" if selector.norm else ""
+    return f"{selector.token} of layer {selector.layer}{facet}{normed}"
 
 
 def can_be_keyed(view: View) -> bool:
