@@ -29,6 +29,7 @@ _ADDED = 65_536  # to an inverted file at a time
 _TRAINED_ON = 64  # vectors a cell of an inverted file
 _ALL = 65_536  # of no more all are taken
 _VECTORS = 4_096  # compared at a time where all are
+_MULTIPLIED = 2**20  # compared at a time by products: 2 GiB for the queries answered at a time
 _GPU_SCRATCH = 2**26  # bytes that faiss may set aside; its own choice is 1.5 GiB
 
 Find = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -179,6 +180,8 @@ def _flat(vectors: Tensor) -> Find:
 
 def _flat_on_gpu(vectors: Tensor) -> Find:
     """What ``GpuIndexFlatIP`` does, on vectors that lie there already."""
+    if not faiss_has_gpus():
+        return flat_by_products(vectors)
     import faiss
     import faiss.contrib.torch_utils
 
@@ -195,6 +198,31 @@ def _flat_on_gpu(vectors: Tensor) -> Find:
             device=vectors.device.index,
         )
         return found
+
+    return find
+
+
+def faiss_has_gpus() -> bool:
+    """Whether this faiss was built for GPUs: ``faiss-cpu``, where nothing else is to be had, was
+    not."""
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources")
+
+
+def flat_by_products(vectors: Tensor) -> Find:
+    """What ``IndexFlatIP`` does, in products of torch where the vectors lie."""
+
+    def find(queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        best = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0).long()
+        for start in range(0, len(vectors), _MULTIPLIED):
+            block = vectors[start : start + _MULTIPLIED]
+            nearest = (queries @ block.T).topk(min(count, len(block)), dim=1)
+            similarities = torch.cat([best[0], nearest.values], dim=1)
+            rows = torch.cat([best[1], nearest.indices + start], dim=1)
+            similarities, order = similarities.topk(min(count, similarities.shape[1]), dim=1)
+            best = similarities, rows.gather(1, order)
+        return best
 
     return find
 
@@ -221,7 +249,7 @@ def inverted_file(
     for block in blocks:
         index.add(block.numpy())
     parameters = faiss.ParameterSpace()
-    if gpus:
+    if gpus and faiss_has_gpus():
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
         index = faiss.index_cpu_to_gpus_list(index, options, list(gpus))
