@@ -47,9 +47,9 @@ class PromptSet(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    templates: Annotated[
-        tuple[StrictStr, ...], BeforeValidator(_listed), Field(min_length=1)
-    ] = PLAIN
+    templates: Annotated[tuple[StrictStr, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        PLAIN
+    )
     classes: Annotated[
         dict[StrictStr, Annotated[tuple[StrictStr, ...], Field(min_length=1)]],
         BeforeValidator(_names),
