@@ -11,6 +11,7 @@ _MEASURED = (
     "cluster",
     "dense",
     "extract",
+    "grid",
     "knn",
     "linear",
     "logistic",
@@ -31,7 +32,7 @@ def add_bench(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentParser:
         "matrix, kNN, linear heads, the logistic path and TokenCut's cut against the plain way, "
         "attention rows against the whole softmax, stored features and patches (dense) against a "
         "stream of pictures, a test-time register, the painter of scenes, tables of 2,000 "
-        "records, the engine ray against the local one (cluster)",
+        "records, the engine ray against the local one (cluster) and over 1,000 cells (grid)",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
     bench.add_argument("what", choices=_MEASURED)

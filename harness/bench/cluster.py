@@ -40,12 +40,6 @@ def cluster(pictures: int | None = None) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     if cores < 2:
         raise HarnessError("harness bench cluster: two cores are needed")
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise HarnessError(
-            "harness bench cluster needs Ray: pip install 'vit-harness[cluster]'"
-        ) from None
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         file = Path(folder) / "datasets.yaml"
         lines = []
@@ -61,12 +55,12 @@ def cluster(pictures: int | None = None) -> dict[str, Any]:
         locals_, rays, starts = [], [], []
         for _ in range(_PAIRS):
             locals_.append(seconds(None, 1))
-            with _ray(2, lambda: seconds(2, 1, *_SMALL)) as start:
+            with _warm(2, lambda: seconds(2, 1, *_SMALL)) as start:
                 starts.append(start)
                 rays.append(seconds(2, 1))
-        with _ray(1, lambda: seconds(1, 0, *_SMALL)):
+        with _warm(1, lambda: seconds(1, 0, *_SMALL)):
             one = seconds(1, 0)
-        with _ray(2, lambda: seconds(1, 0, *_SMALL)):
+        with _warm(2, lambda: seconds(1, 0, *_SMALL)):
             two = seconds(1, 0)
     pairs = [ray / local for ray, local in zip(rays, locals_, strict=True)]
     return {
@@ -87,16 +81,17 @@ def cluster(pictures: int | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def _ray(cores: int, first: Callable[[], float]) -> Iterator[float]:
-    """Ray with so many cores, warmed up by ``first``; how long both took."""
+def ray_with(cores: int) -> Iterator[None]:
+    """Ray on this machine with so many cores. Raises ``HarnessError`` where it is not installed."""
     import logging
-
-    import ray
 
     from harness.engine.driver import quiet
 
     quiet()
-    began = time.perf_counter()
+    try:
+        import ray
+    except ImportError:
+        raise HarnessError("this bench needs Ray: pip install 'vit-harness[cluster]'") from None
     ray.init(
         address="local",
         num_cpus=cores,
@@ -106,10 +101,18 @@ def _ray(cores: int, first: Callable[[], float]) -> Iterator[float]:
         logging_level=logging.ERROR,
     )
     try:
-        first()
-        yield time.perf_counter() - began
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _warm(cores: int, first: Callable[[], float]) -> Iterator[float]:
+    """Ray with so many cores, warmed up by ``first``; how long both took."""
+    began = time.perf_counter()
+    with ray_with(cores):
+        first()
+        yield time.perf_counter() - began
 
 
 def _seconds(file: Path, datasets: Sequence[str], cpus: int | None, workers: int) -> float:
