@@ -127,7 +127,8 @@ def that_share(listeners: list[Running], role: Role) -> list[list[Running]]:
     came to two cut-offs (of two layers, say)."""
     groups: dict[tuple[object, ...], list[list[Running]]] = {}
     for one in listeners:
-        alike = groups.setdefault(one.repeat.requests[role].sharing, [])
+        pictures = one.cell.dataset.fingerprints[role]
+        alike = groups.setdefault((pictures, *one.repeat.requests[role].sharing), [])
         for group in alike:
             if all(
                 one.cutoffs.get(rule, cutoff) == cutoff

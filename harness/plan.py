@@ -21,6 +21,7 @@ from harness.interventions import cannot_search
 from harness.language.source import cannot_read, text_digest
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
+from harness.roles import played
 from harness.schema import Record
 from harness.task import NotApplicable, Protocol, Task, TokenRequest, find_task
 
@@ -124,7 +125,8 @@ class Cell:
             for role, request in requests.items():
                 alike = self.stored and request.storable and not request.seeded
                 name = self.entry.name, self.dataset.name, role
-                key = (*name, request.sharing, None if alike else seed)
+                pictures = self.dataset.fingerprints[role]  # not each task's are one split's
+                key = (*name, pictures, request.sharing, None if alike else seed)
                 yield Reading(key, role, request, seed)
 
     def source(self, role: Role, seed: int) -> Source:
@@ -186,18 +188,18 @@ def plan(*runs: Options) -> list[Cell]:
                 if entry.name not in job.models or name not in job.datasets:
                     continue
                 for protocol in job.protocols:
-                    cell = _cell(job.task, protocol, entry, dataset, common)
+                    cell = _cell(job.task, protocol, entry, played(dataset, job.task), common)
                     if cell.path in cells:
                         continue
                     cell.checkpoint_sha256, cell.weights_digest = sha256, weights_digest
                     cell.weights_from = weights_from(sha256, common)
-                    cells[cell.path] = cell
+                    cells[cell.path], roles = cell, cell.dataset.roles
                     try:
                         why = cannot_read(job.task, entry, registry)
                         if why := why or cannot_search(entry, dataset.roles, common.compiled):
                             raise NotApplicable(why)
                         cell.repeats = [
-                            Repeat(seed, job.task.requests(facts, dataset.roles, protocol, seed))
+                            Repeat(seed, job.task.requests(facts, roles, protocol, seed))
                             for seed in _seeds(job.task, protocol, common)
                         ]
                     except NotApplicable as error:

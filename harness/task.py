@@ -329,6 +329,10 @@ class Task(ABC, Generic[P]):
     checked_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     needs_text: ClassVar[bool] = False
 
+    def pictures(self, datasets: Mapping[Role, Dataset]) -> Mapping[Role, Dataset]:
+        """Which of the data set's splits play which roles for this task: as they are."""
+        return datasets
+
     @abstractmethod
     def requests(
         self,

@@ -24,6 +24,7 @@ from harness.data.pictures import PicturesDataset
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc, read_voc_labels
+from harness.data.written import read_written
 from harness.nano.scenes import MOST, ScenesDataset
 
 _Side = Annotated[int, Field(ge=16, le=2048)]
@@ -284,6 +285,20 @@ class RevisitedEntry(EntryBase):
         return {**read_revisited(name, root, self.annotations, self.images)}
 
 
+class WrittenEntry(EntryBase):
+    """Every picture below ``root``, called ``label=SHOWN_text=WRITTEN`` (RTA-100, PAINT), as
+    test."""
+
+    format: Literal["written"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return read_written(name, root)
+
+
 _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] = {
     **official.SETS,
     **torchvision_sets.SETS,
@@ -304,6 +319,7 @@ Entry = (
     | RevisitedEntry
     | ScenesEntry
     | WebdatasetEntry
+    | WrittenEntry
 )
 FORMATS: Mapping[str, type[Entry]] = {
     "coco": COCOEntry,
@@ -318,6 +334,7 @@ FORMATS: Mapping[str, type[Entry]] = {
     "scenes": ScenesEntry,
     "voc": VOCEntry,
     "webdataset": WebdatasetEntry,
+    "written": WrittenEntry,
     **dict.fromkeys(sorted(_RELEASES), OfficialEntry),
     **CAPTIONS,
     **DENSE,

@@ -13,8 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
-from pydantic import ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+)
 
 from harness.documents import canonical_json, read_yaml
 from harness.errors import HarnessError
@@ -82,6 +91,8 @@ class PromptSet(BaseModel):
 
 def _chosen(value: object) -> object:
     if isinstance(value, str) and value not in {"own", "plain"}:
+        if not Path(value).exists():
+            raise HarnessError(f"prompts {value}: no such file (or one of: own, plain)")
         return read_prompts(Path(value)).model_dump(exclude={"datasets"})
     return value
 
@@ -142,12 +153,10 @@ def class_names(
 ) -> tuple[tuple[str, ...], ...]:
     """What each class is called: one name, or several. Raises as ``class_texts`` does."""
     given = prompts if isinstance(prompts, PromptSet) else _of(dataset, classes)
-    if isinstance(prompts, PromptSet):
-        if strange := [word for word in given.classes if word not in set(classes)]:
-            raise HarnessError(
-                f"prompts: data set {dataset!r} has no class {strange[0]!r}"
-                + (f" (and {len(strange) - 1} more of the file's)" if len(strange) > 1 else "")
-            )
+    strange = [word for word in given.classes if word not in set(classes)]
+    if strange and isinstance(prompts, PromptSet):
+        more = f" (and {len(strange) - 1} more of the file's)" if len(strange) > 1 else ""
+        raise HarnessError(f"prompts: data set {dataset!r} has no class {strange[0]!r}{more}")
     found = tuple(given.classes.get(word) or (_cleaned(dataset, word, given),) for word in classes)
     owner: dict[str, str] = {}
     for word, names in zip(classes, found, strict=True):

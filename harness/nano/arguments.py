@@ -34,11 +34,13 @@ def add_pretrain(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentPars
     pretrain.add_argument(
         "--size", default="nano", metavar="SIZE", help="nano, tiny or small (default: nano)"
     )
-    pretrain.add_argument("--name", help="of the model (default: SIZE-regN)")
+    pretrain.add_argument(
+        "--name", help="of the model (default: SIZE-regN, of clip SIZE-clip-regN)"
+    )
     length = pretrain.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N")
     length.add_argument("--steps", type=int, metavar="N", help="default: 1250")
-    pretrain.add_argument("--batch-size", type=int, metavar="N", help="default: 32; of clip: 256")
+    pretrain.add_argument("--batch-size", type=int, metavar="N", help="default: 32; of clip: 128")
     pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     pretrain.add_argument(
         "--crop", type=int, metavar="PIXELS", help="side of the two global crops (by the size)"

@@ -52,8 +52,9 @@ def pretrained(options: Namespace, settings: Mapping[str, Any]) -> dict[str, Any
     remember_interrupts()
     with Silent() if options.json else for_stream() as progress:
         registry = pretrain(recipe, progress)
+    task = "zeroshot" if recipe.objective == "clip" else "lost"
     return {
         "model": recipe.model_name,
         "registry": str(registry),
-        "use": f"harness run --task lost --model {recipe.model_name} --models {registry}",
+        "use": f"harness run --task {task} --model {recipe.model_name} --models {registry}",
     }

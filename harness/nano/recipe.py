@@ -25,7 +25,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 ObjectiveName = Literal["distillation", "clip"]
 OBJECTIVES: tuple[ObjectiveName, ...] = ("distillation", "clip")
-BATCH_SIZES: Mapping[ObjectiveName, int] = {"distillation": 32, "clip": 256}
+BATCH_SIZES: Mapping[ObjectiveName, int] = {"distillation": 32, "clip": 128}
 """Where none is asked for. A picture of CLIP is told from the others of its batch: the larger, the
 more there is to tell."""
 Centering = Literal["sinkhorn", "mean"]
@@ -68,7 +68,8 @@ class Recipe:
     size: str = "nano"
     registers: int = 0
     name: str | None = None
-    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``."""
+    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``, of clip
+    ``<size>-clip`` and ``<size>-clip-reg<n>``."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -165,9 +166,8 @@ class Recipe:
 
     @property
     def model_name(self) -> str:
-        return self.name or (
-            self.size if not self.registers else f"{self.size}-reg{self.registers}"
-        )
+        own = f"{self.size}-clip" if self.objective == "clip" else self.size
+        return self.name or (own if not self.registers else f"{own}-reg{self.registers}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -192,7 +192,8 @@ class Recipe:
         possible = settable(self.objective)
         for name in settings:
             if name not in possible:
-                raise unknown(f"setting of {self.objective}", name, possible, "docs/nano.md")
+                kind = "setting" if self.objective == OBJECTIVES[0] else "setting of clip"
+                raise unknown(kind, name, possible, "docs/nano.md")
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         try:
             return TypeAdapter(Recipe).validate_python({**plain, **settings})

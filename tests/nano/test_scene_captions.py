@@ -37,7 +37,10 @@ def test_only_the_data_set_that_asks_has_captions_and_scenes_keep_their_fingerpr
 
 def test_the_catalog_has_them_and_a_limit_keeps_them() -> None:
     roles = Catalog.load().open("scenes-captions")
-    assert {role: len(each.samples) for role, each in roles.items()} == {"train": 8000, "test": 400}
+    assert {role: len(each.samples) for role, each in roles.items()} == {
+        "train": 16_000,
+        "test": 400,
+    }
     first = First(roles["test"], 2).samples[1].target.captions
     assert first == roles["test"].samples[1].target.captions
     assert first is not None and len(first) == CAPTIONS
