@@ -120,9 +120,10 @@ def test_a_driver_that_dies_before_the_record_leaves_an_unfinished_cell(
             raise KeyboardInterrupt
         plain(self, name, data)
 
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr(remote.Remote, "write", dies)
-        here.push(record)
+        with pytest.raises(KeyboardInterrupt):
+            here.push(record)
     machine("two")
     listing = remote.at(s3).listing()
     assert set(listing) == {record.replace(".json", ".parquet")}
