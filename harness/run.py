@@ -16,6 +16,7 @@ from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES
 from harness.errors import HarnessError, Unwritable, after_failures
+from harness.features.shared import user_store
 from harness.features.store import Store
 from harness.options import Options
 from harness.passes import Elsewhere, begin, run_pass, take, that_share
@@ -48,7 +49,7 @@ def run(
         return
     records.check_writable(options.out)
     registry = Registry.load(options.model_files, options.allow_code)
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     backbone: Backbone | None = None
     failures: list[tuple[str, HarnessError]] = []
 

@@ -68,7 +68,7 @@ class Kept:
 class Damage:
     """A file that is not what it should be."""
 
-    path: Path
+    path: Path | str
     what: str
 
 

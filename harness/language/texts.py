@@ -19,7 +19,8 @@ from torch import Tensor
 from harness.documents import canonical_json
 from harness.errors import HarnessError
 from harness.features.keys import Key, software
-from harness.features.store import SHARD, Rows, Store
+from harness.features.shared import user_store
+from harness.features.store import SHARD, Rows
 from harness.language.tower import TextTower, load_tower
 from harness.registry import ModelEntry, Weights
 
@@ -129,7 +130,7 @@ class Texts:
         """``[rows, E]`` float32."""
         if not self.stored:
             return self._values(compute())
-        store = Store()
+        store = user_store()
         whole = {"tower": self.digest, "software": software(), "device": self._kind, **facts}
         about = {
             "model": self.entry.name,

@@ -29,7 +29,8 @@ from harness.storage.urls import local_folder
 
 STATE = "state.json"
 _PROBE = ".probe"
-_AGAIN = 4
+_AGAIN = 8
+"""Looks at, and writes of, what another machine is writing too."""
 _BATCH = 64 * 2**20
 """Bytes that are fetched before they are given their names."""
 
