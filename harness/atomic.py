@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,8 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def publish(path: Path, data: bytes) -> None:
-    """Write the one file that a command was asked for, and its folder if need be.
+    """Write the one file that a command was asked for, and its folder if need be. What killed
+    processes of this machine left of it goes.
 
     Raises ``HarnessError``, also for what stands there and is no file: a device or a pipe
     (``/dev/stdout``) would be replaced by one.
@@ -80,6 +82,10 @@ def publish(path: Path, data: bytes) -> None:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise HarnessError(f"{path}: a device or a pipe, not a file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            number = writer(left.name)
+            if number is not None and temporary(path, number) == left and not _runs(number):
+                left.unlink(missing_ok=True)
         replace({path: data})
 
 
@@ -116,9 +122,20 @@ def replace(files: Mapping[Path, bytes]) -> None:
         _flush_folder(folder)
 
 
-def temporary(path: Path) -> Path:
-    """The hidden name under which ``path`` is written, with the process id for whoever looks."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def temporary(path: Path, process: int | None = None) -> Path:
+    """The hidden name under which ``path`` is written by this process, or by another one, with the
+    process id for whoever looks."""
+    return path.with_name(f".{path.name}.{process or os.getpid()}.tmp")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def writer(name: str) -> int | None:
