@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def shared_data() -> Path:
 def shared_reference() -> Path:
     """What others' code computed (``../shared/reference``)."""
     return _folder("reference")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _painted_once() -> Iterator[None]:
+    """Painting is most of what a small run takes, and the same pictures are asked for in test after
+    test: each is painted once a session. At most 270 MB, with scenes of 128 x 128."""
+    from harness.data.generated import GeneratedDataset
+    from harness.nano import scenes
+
+    rendered = lru_cache(maxsize=2048)(scenes._rendered.__wrapped__)
+    original = GeneratedDataset.read
+    encoded = lru_cache(maxsize=256)(lambda index: original(GeneratedDataset("", 0), index))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "_rendered", rendered)
+        patch.setattr(GeneratedDataset, "read", lambda self, index: encoded(index))
+        yield
 
 
 @pytest.fixture(autouse=True)
