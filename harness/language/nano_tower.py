@@ -166,6 +166,7 @@ def load_nano_tower(
     contradicts itself.
     """
     facts, state = _read(path)
+    _check(path, facts, state)
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -173,15 +174,6 @@ def load_nano_tower(
     finally:
         torch.set_rng_state(before)
     if weights == "released":
-        wanted = towers.state_dict()
-        for name in sorted(wanted.keys() | state.keys()):
-            if name not in state or name not in wanted:
-                raise _broken(path, f"{name} is {'missing' if name in wanted else 'not known'}")
-            if state[name].shape != wanted[name].shape:
-                shapes = [list(each[name].shape) for each in (state, wanted)]
-                raise _broken(path, f"{name} is {shapes[0]} where its sizes say {shapes[1]}")
-            if not torch.isfinite(state[name]).all():
-                raise _broken(path, f"{name} holds what is not finite")
         towers.load_state_dict({name: value.float() for name, value in state.items()})
     return NanoTower(f"nano {path.name}", digest, facts, towers.to(device))
 
@@ -205,6 +197,22 @@ def _read(path: Path) -> tuple[TowerFacts, dict[str, Tensor]]:
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise _broken(path, reason) from None
+
+
+def _check(path: Path, facts: TowerFacts, state: dict[str, Tensor]) -> None:
+    """Before anything of the sizes that the file claims is allocated."""
+    with torch.device("meta"):
+        wanted = Towers(facts).state_dict()
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state or name not in wanted:
+            raise _broken(path, f"{name} is {'missing' if name in wanted else 'not known'}")
+        if state[name].shape != wanted[name].shape:
+            shapes = [list(each[name].shape) for each in (state, wanted)]
+            raise _broken(path, f"{name} is {shapes[0]} where its sizes say {shapes[1]}")
+        if not state[name].is_floating_point():
+            raise _broken(path, f"{name} is of {state[name].dtype}, no floating-point numbers")
+        if not torch.isfinite(state[name]).all():
+            raise _broken(path, f"{name} holds what is not finite")
 
 
 def _broken(path: Path, why: str) -> HarnessError:

@@ -187,6 +187,18 @@ def test_weights_that_are_missing_or_not_finite_are_refused(file: Path) -> None:
         tower(rewritten(file, {"places": torch.zeros(8, 16), "log_scale": None}))
 
 
+def test_sizes_that_are_claimed_are_not_allocated(file: Path) -> None:
+    """Of this one the weights would take 50 GB."""
+    claimed = {"width": 4096, "depth": 64, "heads": 64}
+    with pytest.raises(HarnessError, match=r"where its sizes say|is missing"):
+        tower(rewritten(file, **claimed))
+
+
+def test_weights_that_are_no_fractions_are_refused(file: Path) -> None:
+    with pytest.raises(HarnessError, match=r"places is of torch\.int64"):
+        tower(rewritten(file, {"places": torch.zeros(8, 16, dtype=torch.int64)}))
+
+
 def test_files_of_another_kind_are_refused(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     for name, data, why in (
