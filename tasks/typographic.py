@@ -209,6 +209,10 @@ class Typographic(Task[WrittenProtocol]):
             if bare:
                 raise HarnessError(f"data set {test.name!r}: nothing is written on {bare[0]}")
             return {"test": clean}
+        if _CLEAN not in datasets:
+            raise NotApplicable(
+                "its test pictures are not given once more, to be seen without words"
+            )
         if not bare:
             raise NotApplicable(
                 "words stand on its pictures already (the protocol typographic-written reads them)"

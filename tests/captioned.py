@@ -1,4 +1,4 @@
-"""A small data set with captions, painted."""
+"""Small data sets with captions, and with notes on what is shown, painted."""
 
 from __future__ import annotations
 
@@ -27,4 +27,19 @@ def captioned(folder: Path, pictures: int = 12) -> Path:
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     file = folder / "captioned.yaml"
     file.write_text("captioned: {format: captions, file: captions.jsonl}\n")
+    return file
+
+
+def notes(folder: Path, pictures: int = 12) -> Path:
+    """A data-set file with ``notes`` in ``folder``: each is said to show one scene, and that a word
+    for the next one stands on it."""
+    root = folder / "photographs"
+    root.mkdir(parents=True)
+    scenes = ScenesDataset("scenes", "test", pictures, (SIZE, SIZE))
+    names = scenes.classes
+    for place in range(pictures):
+        shown, written = names[place], names[(place + 1) % len(names)]
+        Image.fromarray(scenes.picture(place)).save(root / f"label={shown}_text={written}.png")
+    file = folder / "notes.yaml"
+    file.write_text("notes: {format: written, root: photographs}\n")
     return file

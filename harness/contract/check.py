@@ -81,7 +81,8 @@ def checked(
     """One protocol, on the first of ``candidates`` for which the task is applicable."""
     reasons = []
     for pictures in candidates:
-        subject = Subject(task, protocol, backbone, entry, pictures(), weights=weights)
+        roles = task.pictures(pictures())
+        subject = Subject(task, protocol, backbone, entry, roles, weights=weights)
         try:
             # Asked here for whether it is applicable; what else is wrong the checks will tell.
             subject.ask()
@@ -99,7 +100,8 @@ def checked(
         return [find(each, subject) for each in CHECKS]
     why = "; ".join(dict.fromkeys(reasons))
     told = f"{why} (--dataset names other pictures, --model another model)"
-    subject = Subject(task, protocol, backbone, entry, candidates[0](), weights=weights)
+    roles = task.pictures(candidates[0]())
+    subject = Subject(task, protocol, backbone, entry, roles, weights=weights)
     return [
         find(each, subject)
         if each.name in DECLARED
