@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from harness.backbone.layout import Facet, TokenLayout, Tokens
 
-_WEIGHTS = {"cpu": 2**21, "cuda": 2**26}
-"""Of the softmax that are in memory at a time: 8 MiB, and on a GPU, which small products leave idle,
-256."""
+_WEIGHTS = 2**21
+"""Of the softmax that are in memory at a time: 8 MiB."""
 _ROW = {"query": 0, "key": 1, "value": 2}
 _QUERY_KEY: tuple[Facet, Facet] = ("query", "key")
 
@@ -106,7 +105,7 @@ def received(
     share = torch.zeros(batch, heads, length, device=tokens.device)
     written = []
     for rows in torch.split(
-        query, max(1, _WEIGHTS[tokens.device.type] // (batch * heads * length)), dim=2
+        query, max(1, _WEIGHTS // (batch * heads * length)), dim=2
     ):
         weights = (rows @ key).softmax(dim=-1).float()
         share += weights.sum(dim=2)

@@ -121,7 +121,7 @@ def test_no_tensor_of_n_by_n_is_ever_formed(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels, length, heads = pictures((14 * 37, 14 * 37), batch=1), 37 * 37 + EXTRA, 4
-    monkeypatch.setattr(attention, "_WEIGHTS", {"cpu": 100 * heads * length})
+    monkeypatch.setattr(attention, "_WEIGHTS", 100 * heads * length)
     for asked in ({"attention": [0]}, {"received": [0]}):
         with Largest() as seen:
             backbone(pixels, (), **asked)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_how_many_rows_are_held_at_a_time_moves_nothing(
 ) -> None:
     pixels = pictures((42, 98))
     expected = parts(backbone(pixels, (), received=[1]).received[1])
-    monkeypatch.setattr(attention, "_WEIGHTS", {"cpu": most})
+    monkeypatch.setattr(attention, "_WEIGHTS", most)
     for ours, theirs in zip(
         parts(backbone(pixels, (), received=[1]).received[1]), expected, strict=True
     ):
