@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from harness.arguments import parser
 from harness.errors import HarnessError, SomeFailed
 from harness.gate import regress
+from harness.memory import asked_memory, settle
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
+from harness.storage import mirrors
 from harness.timing.arguments import asked
 from harness.typed import names as _names
 from harness.typed import settings as _settings
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS[options.command]
     options.typed = ["harness", *arguments]
     try:
+        mirrors.prepare(options)
         return command(options)
     except HarnessError as error:
         print(f"harness: {printable(str(error))}", file=sys.stderr)
@@ -58,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         on_bad_picture=options.on_bad_image,
         overwrite=options.overwrite,
         store=not options.no_store,
+        memory=asked_memory(options.memory),
         save_predictions=options.save_predictions,
         command=options.typed,
         **_machine(options),
@@ -65,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     time_asked = asked(options)  # wrong use is told before anything is opened
     runs = _runs(options, common)
     cells = plan_further(_names("test-on", options.test_on), *runs)
+    settle(cells, runs[0], not options.dry_run)
     not_shown = notices(cells, options.save_predictions)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)

@@ -212,12 +212,14 @@ def _value(metric: Metric | None) -> str:
 
 
 def show_models(entries: Sequence[ModelEntry]) -> None:
-    table = _table("name", "registers", "baseline", "source", "licence", right=("registers",))
+    names = "name", "registers", "baseline", "reads texts", "source", "licence"
+    table = _table(*names, right=("registers",))
     for entry in entries:
         table.add_row(
             escape(entry.name),
             str(entry.running_registers),
             escape(entry.baseline or ""),
+            "" if entry.text is None else "yes",
             escape("; ".join(filter(None, (entry.timm or entry.factory, *entry.interventions)))),
             escape(entry.license or ""),
         )

@@ -76,3 +76,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import models_file  # loads torch
 
     return models_file(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def texted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry file with ``tiny`` and ``tiny-reg4`` that have a small text tower of open_clip."""
+    from text_towers import texted_models  # loads torch
+
+    return texted_models(tmp_path_factory.mktemp("texted"))

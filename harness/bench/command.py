@@ -8,7 +8,9 @@ from typing import Any
 
 from harness.bench.anatomy import anatomy
 from harness.bench.attention import attention
+from harness.bench.cluster import cluster
 from harness.bench.dense import dense
+from harness.bench.grid import grid
 from harness.bench.knn import knn
 from harness.bench.linear import linear
 from harness.bench.logistic import logistic
@@ -33,6 +35,10 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
     match options.what:
         case "paint":
             return paint(limit)
+        case "cluster":
+            return cluster(limit)
+        case "grid":
+            return grid()
         case "attention":
             return attention(device)
         case "lost":
