@@ -63,6 +63,22 @@ def test_a_driver_that_is_not_installed_is_named_with_how_to_get_it(
         assert f"pip install {install}" in capsys.readouterr().err
 
 
+def test_what_a_driver_says_is_told_without_the_secrets_of_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", ())
+    there = remote.at("memory://bucket/x")
+
+    def fails() -> None:
+        raise RuntimeError(
+            'no answer of "http://me:secret@host/b?X-Amz-Signature=secret"\nand a second line'
+        )
+
+    with pytest.raises(remote.StorageTrouble) as told:
+        there._tried("name", fails)
+    assert str(told.value).endswith('no answer of "http://…@host/b?…"')
+
+
 @pytest.mark.parametrize(
     ("name", "there"),
     [
