@@ -93,7 +93,7 @@ class Mirror:
     def push(self, record: str) -> None:
         """Upload the files of a record that are not there yet, the record last, and remove what it
         had there and has not here any more."""
-        known = self._entries()
+        before = known = self._entries()
         done = dict[str, _Entry]()
         for _ in range(_AGAIN):
             with explained(self.folder), locked(self.folder):
@@ -101,7 +101,7 @@ class Mirror:
                     name: _File((self.folder / name).read_bytes(), _stat(self.folder / name))
                     for name in files_of(self.folder, record)
                 }
-            gone = {name for name in known if cell_of(name) == record and name not in files}
+            gone = {name for name in before if cell_of(name) == record and name not in files}
             stale = [
                 name
                 for name, file in files.items()
