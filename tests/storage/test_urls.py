@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -53,11 +54,11 @@ def test_a_url_where_a_file_is_needed_is_refused(capsys: pytest.CaptureFixture[s
 def test_a_driver_that_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fsspec.registry
+    known = importlib.import_module("fsspec.registry")._registry
 
     for module, scheme in (("s3fs", "s3"), ("gcsfs", "gs")):
         monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.delitem(fsspec.registry._registry, scheme, raising=False)
+        monkeypatch.delitem(known, scheme, raising=False)
     for url, install in {"s3://b/x": "'vit-harness[storage]'", "gs://b/x": "gcsfs"}.items():
         assert main(["leaderboard", "--results", url]) == 2
         assert f"pip install {install}" in capsys.readouterr().err
