@@ -104,9 +104,7 @@ def received(
     batch, heads, length = query.shape[:3]
     share = torch.zeros(batch, heads, length, device=tokens.device)
     written = []
-    for rows in torch.split(
-        query, max(1, _WEIGHTS // (batch * heads * length)), dim=2
-    ):
+    for rows in torch.split(query, max(1, _WEIGHTS // (batch * heads * length)), dim=2):
         weights = (rows @ key).softmax(dim=-1).float()
         share += weights.sum(dim=2)
         written.append((weights @ value).float())
