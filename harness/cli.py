@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mirrors.prepare(options)
         return command(options)
     except HarnessError as error:
-        print(f"harness: {printable(str(error))}", file=sys.stderr)
+        print(f"harness: {printable(mirrors.told(error))}", file=sys.stderr)
         return EXIT_FAILED if isinstance(error, SomeFailed) else EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
@@ -91,7 +91,9 @@ def _run(options: argparse.Namespace) -> int:
             progress.note(notice)
         for cell in cells:
             if cell.done is not None:
-                progress.note(f"{cell.path}: done already (--overwrite runs it again)")
+                progress.note(
+                    f"{mirrors.told(cell.path)}: done already (--overwrite runs it again)"
+                )
             elif cell.reason is None and len(cell.repeats) < options.seeds:
                 progress.note(f"{cell.path}: no seed moves it; run once")
         try:

@@ -16,6 +16,7 @@ from harness.console import plain_table as _table
 from harness.console import size
 from harness.console import standard_output as _console
 from harness.schema import pictures_folder
+from harness.storage.mirrors import told
 from harness.tables.rows import protocol_words as _protocol
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def show_results(
     for cell in not_applicable:
         console.print(cell.told, markup=False, soft_wrap=True)
     for path, _ in results:
-        console.print(f"record: {path}", markup=False, soft_wrap=True)
+        console.print(f"record: {told(path)}", markup=False, soft_wrap=True)
         if (folder := pictures_folder(path)).is_dir():
             console.print(f"pictures: {folder}", markup=False, soft_wrap=True)
 
