@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,13 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from faults.command import Act, Ended, Started, descendants, left_over
+from faults.command import Act, Ended, Started, at_work, descendants, left_over
 from faults.place import draw_room, fill, mend, read_only
-from faults.targets import Runs, Target, promised
+from faults.targets import RayRuns, Runs, Target, promised
 from faults.truth import Wrong
 
 KILLS = ("SIGKILL", "SIGTERM", "SIGINT")
 DISKS = ("full before", "full", "read-only before", "read-only")
+OF_RAY = ("ray worker killed", "raylet killed", "two drivers")
 OF_RUNS = ("worker killed", "store full", "store read-only", "two drivers", "cold")
 TRIES = 6
 """A fault that came after the end is no run: another moment is drawn, so many times."""
@@ -33,6 +35,8 @@ class Case:
 
 def faults_of(target: Target) -> tuple[str, ...]:
     disks = DISKS if target.world.place.mounts and target.name != "prune" else ()
+    if isinstance(target, RayRuns):
+        return KILLS + disks + OF_RAY if target.cluster is not None else KILLS
     if not isinstance(target, Runs) or target.name == "prune":
         return KILLS + disks
     own = OF_RUNS if disks else tuple(each for each in OF_RUNS if not each.startswith("store"))
@@ -85,6 +89,8 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
         return _disk(target, case, ended) if case.landed else []
     if fault == "two drivers":
         return _two(target, case, draw, started)
+    if fault in OF_RAY:
+        return _of_ray(target, case, draw, started)
     if fault == "worker killed":
         return _worker(target, case, draw, started)
     if fault == "cold":
@@ -116,10 +122,11 @@ def _go(
     more: Sequence[str] = (),
     name: str = "log",
     cold: bool = False,
+    arguments: list[str] | None = None,
 ) -> Started:
     place = target.world.place
-    arguments = [*target.arguments(), *more]
-    command = Started(arguments, place, at, act, place.root / name, cold)
+    typed = [*(arguments or target.arguments()), *more]
+    command = Started(typed, place, at, act, place.root / name, cold)
     started.append(command.pid)
     return command
 
@@ -163,7 +170,8 @@ def _disk(target: Target, case: Case, ended: Ended) -> list[Wrong]:
 def _two(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
     """Two drivers on one folder; one is killed, the other has to bring everything."""
     kill = draw.random() < 0.7
-    other = _go(target, started, name="other")
+    local = target.locally() if isinstance(target, RayRuns) else None
+    other = _go(target, started, name="other", arguments=local)
     number = draw.choice((signal.SIGKILL, signal.SIGINT))
     act = _to_itself(number) if kill else None
     ended = _go(target, started, _event(target, draw), act).end()
@@ -190,6 +198,27 @@ def _worker(target: Target, case: Case, draw: random.Random, started: list[int])
             time.sleep(0.002)
     ended = command.end()
     return promised(ended.status, (0, 1, 2), ended) if case.landed else []
+
+
+def _of_ray(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
+    """A process that runs a piece or finishes a cell is killed, or the node that it may be on:
+    the work is done again, and the command ends as if nothing had been."""
+    assert isinstance(target, RayRuns) and target.cluster is not None
+    command = _go(target, started)
+    command.after(draw.uniform(0, target.seconds))
+    while command.running() and not case.landed:
+        if case.fault == "raylet killed":
+            target.cluster.tell("lose")
+            case.landed = True
+        elif workers := at_work():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(workers), signal.SIGKILL)
+                case.landed = True
+        time.sleep(0.002)
+    ended = command.end()
+    if case.fault == "raylet killed" and case.landed:
+        target.cluster.tell("heal")
+    return promised(ended.status, (0,), ended) + target.ended() if case.landed else []
 
 
 def _processes(target: Target, started: Sequence[int]) -> list[Wrong]:
