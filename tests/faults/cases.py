@@ -65,8 +65,9 @@ def run_case(target: Target, seed: int, fault: str | None = None) -> Case:
         again = Started(target.arguments(), place)
         started.append(again.pid)
         ended = again.end()
-        case.wrong += promised(ended.status, (0,), ended)
-        case.wrong += target.ended()
+        wrong = target.ended()
+        refused = not wrong and target.refusal is not None and target.refusal in ended.told
+        case.wrong += promised(ended.status, (2,) if refused else (0,), ended) + wrong
         case.wrong += [Wrong("untidy", f"{name}: stays") for name in place.litter()]
         case.wrong += _processes(target, started)
     return case

@@ -28,6 +28,8 @@ class Target:
     world: World
     loose: tuple[str, ...] = ()
     """Names of files that tell the time, so that no two of them are one."""
+    refusal: str | None = None
+    """What the command says where it finds all done, if it does not replace that."""
     truth: dict[str, bytes] = field(default_factory=dict)
     events: int = 0
     seconds: float = 0.0
@@ -35,7 +37,7 @@ class Target:
 
     def arguments(self) -> list[str]:
         out, results = self.world.place.out, f"--results={self.world.results}"
-        pictures = [str(each) for each in sorted(self.world.pictures.iterdir())[:2]]
+        pictures = [str(each) for each in sorted(self.world.pictures.glob("*.png"))[:2]]
         extract = f"--dataset=faulted --datasets={self.world.root / 'sets.yaml'}".split()
         sides = f"--baseline={self.world.results}", f"--candidate={self.world.copy}"
         return {
@@ -182,7 +184,7 @@ def make(name: str, world: World) -> Target:
         "extract": ("index.json",),
         "pretrain": ("training.pt", "log.jsonl", "models.yaml"),
     }.get(name, ())
-    return Target(name, world, loose)
+    return Target(name, world, loose, "is there already" if name == "extract" else None)
 
 
 OF_RAY = ("ray", "ray-own")
