@@ -54,9 +54,8 @@ def test_a_command_dies_where_the_fault_was_drawn(board: Target) -> None:
 
 @pytest.mark.parametrize("fault", KILLS)
 def test_a_killed_command_leaves_the_old_file_or_the_new_one(board: Target, fault: str) -> None:
-    for seed in range(2):
-        case = run_case(board, seed, fault)
-        assert case.landed and not case.wrong
+    case = run_case(board, 0, fault)
+    assert case.landed and not case.wrong
 
 
 def test_a_command_that_is_not_atomic_is_found(

@@ -85,7 +85,7 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
     if "full" in fault or "read-only" in fault:
         room = draw_room(draw)
         act: Act = (lambda: fill(folder, room)) if "full" in fault else lambda: read_only(folder)
-        ended = _go(target, started, _event(target, draw), act).end()
+        ended = _go(target, started, _event(target, case, draw), act).end()
         case.landed = ended.landed
         return _disk(target, case, ended) if case.landed else []
     if fault == "two drivers":
@@ -97,18 +97,18 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
     if fault == "cold":
         command = _go(target, started, cold=True)
         number = draw.choice((signal.SIGINT, signal.SIGKILL))
-        case.landed = command.after(draw.uniform(1.0, 5.0 + 2 * target.seconds))
+        case.landed = command.after(_moment(target, case, draw) * 2)
         if case.landed:
             os.killpg(command.pid, number)
         return _killed(number, command.end()) if case.landed else []
     number = signal.Signals[fault]
     if draw.random() < 0.6:
         act = _to_itself(number)
-        ended = _go(target, started, _event(target, draw), act).end()
+        ended = _go(target, started, _event(target, case, draw), act).end()
         case.landed = ended.landed
     else:
         command = _go(target, started)
-        case.landed = command.after(draw.uniform(0, target.seconds))
+        case.landed = command.after(_moment(target, case, draw))
         if case.landed:
             _send(command.pid, number)
         ended = command.end()
@@ -132,8 +132,13 @@ def _go(
     return command
 
 
-def _event(target: Target, draw: random.Random) -> int:
-    return draw.randrange(max(1, target.events))
+def _event(target: Target, case: Case, draw: random.Random) -> int:
+    """Sooner, where it came too late before: of what is done already nothing is written."""
+    return draw.randrange(max(1, target.events >> (case.tries - 1)))
+
+
+def _moment(target: Target, case: Case, draw: random.Random) -> float:
+    return draw.uniform(0, target.seconds / 2 ** (case.tries - 1))
 
 
 def _to_itself(number: signal.Signals) -> Act:
@@ -175,7 +180,7 @@ def _two(target: Target, case: Case, draw: random.Random, started: list[int]) ->
     other = _go(target, started, name="other", arguments=local)
     number = draw.choice((signal.SIGKILL, signal.SIGINT))
     act = _to_itself(number) if kill else None
-    ended = _go(target, started, _event(target, draw), act).end()
+    ended = _go(target, started, _event(target, case, draw), act).end()
     its = other.end()
     case.landed = ended.landed or not kill
     wrong = promised(its.status, (0,), its)
@@ -189,7 +194,7 @@ def _two(target: Target, case: Case, draw: random.Random, started: list[int]) ->
 def _worker(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
     """A decoding process is killed: the command says so, or did not need it any more."""
     command = _go(target, started, more=("--workers=2",))
-    command.after(draw.uniform(0, target.seconds))
+    command.after(_moment(target, case, draw))
     while command.running() and not case.landed:
         workers = list(descendants(command.pid))
         if workers:
@@ -206,7 +211,7 @@ def _of_ray(target: Target, case: Case, draw: random.Random, started: list[int])
     the work is done again, and the command ends as if nothing had been."""
     assert isinstance(target, RayRuns) and target.cluster is not None
     command = _go(target, started)
-    command.after(draw.uniform(0, target.seconds))
+    command.after(_moment(target, case, draw))
     while command.running() and not case.landed:
         if case.fault == "raylet killed":
             target.cluster.tell("lose")

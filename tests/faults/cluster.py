@@ -41,7 +41,6 @@ def started() -> Iterator[Cluster]:
         [sys.executable, "-m", "faults.cluster"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
         try:
@@ -54,6 +53,7 @@ def started() -> Iterator[Cluster]:
 
 def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "180"  # of a machine that does much else
     from ray.cluster_utils import Cluster as Nodes
 
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
