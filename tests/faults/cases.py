@@ -96,7 +96,8 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
         return _worker(target, case, draw, started)
     if fault == "cold":
         command = _go(target, started, cold=True)
-        number = draw.choice((signal.SIGINT, signal.SIGKILL))
+        # Not Ctrl-C: while Python itself starts it has its own words for it.
+        number = draw.choice((signal.SIGTERM, signal.SIGKILL))
         case.landed = command.after(_moment(target, case, draw) * 2)
         if case.landed:
             os.killpg(command.pid, number)

@@ -53,7 +53,8 @@ def started() -> Iterator[Cluster]:
 
 def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "180"  # of a machine that does much else
+    # Of a machine that does much else.
+    os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112
     from ray.cluster_utils import Cluster as Nodes
 
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
