@@ -89,6 +89,10 @@ class Started:
             if cold:
                 os.execv(sys.executable, [sys.executable, "-m", "harness.cli", *arguments])
             count = _watch((self._place.out, self._place.store), at, act, self._landed)
+            if self._place.shard is not None:
+                import harness.features.store
+
+                harness.features.store.SHARD = self._place.shard
             from harness.cli import main
 
             status = main(arguments)
@@ -184,6 +188,17 @@ def descendants(pid: int) -> Iterator[int]:
         one = todo.pop()
         yield one
         todo += parents.get(one, [])
+
+
+def at_work() -> list[int]:
+    """Processes of Ray's that run a piece or finish a cell at this moment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (entry / "cmdline").read_bytes().startswith((b"ray::_piece", b"ray::_finish")):
+                    found.append(int(entry.name))
+    return found
 
 
 def left_over(place: Place, sessions: Collection[int]) -> dict[int, str]:
