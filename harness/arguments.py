@@ -13,6 +13,7 @@ from harness.contract.arguments import add_tasks
 from harness.engine.arguments import add_engine
 from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
+from harness.memory import add_memory
 from harness.nano.arguments import add_pretrain
 from harness.results import arguments as results_arguments
 from harness.storage.mirrors import results_folder
@@ -112,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add_engine(run)
     _add_bad_image(run)
     _add_no_store(run)
+    add_memory(run)
     _add_machine(run)
     _add_files(run)
     _add_suite_files(run)

@@ -15,8 +15,9 @@ from harness import heads, provenance, records, schema
 from harness.aggregates import complete, scenes, score
 from harness.backbone.vit import Backbone
 from harness.describe import gigaflops
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unwritable
 from harness.further import selected_on, trained_on
+from harness.language.source import text_digest
 from harness.options import Options
 from harness.plan import Cell, scored_role
 from harness.registry import ModelEntry
@@ -42,7 +43,7 @@ def store_record(
 ) -> tuple[Path, schema.Record]:
     """Write what came of a cell: where it lies, and the record as it was written.
 
-    Raises ``HarnessError`` with the scores where it cannot be written, so that they are not lost.
+    Raises ``Unwritable`` with the scores where it cannot be written, so that they are not lost.
     """
     outcome = over_seeds(scored.outcomes, [repeat.seed for repeat in cell.repeats])
     role = scored_role(cell.dataset)
@@ -67,6 +68,8 @@ def store_record(
             weights_digest=backbone.weights_digest,
             registers=backbone.architecture.layout.registers,
             interventions=cell.entry.interventions,
+            text_tower=cell.entry.text.name if cell.task.needs_text and cell.entry.text else None,
+            text_digest=text_digest(cell.task, cell.entry, cell.variant),
         ),
         protocol=schema.ProtocolFacts(
             name=cell.protocol.name,
@@ -107,7 +110,7 @@ def store_record(
         return path, records.write(path, record, outcome.columns, head)
     except HarnessError as error:
         scores = ", ".join(f"{name} {m.value:.2f} {m.unit}" for name, m in record.metrics.items())
-        raise HarnessError(f"{error} Not stored: {cell.entry.name}: {scores}") from None
+        raise Unwritable(f"{error} Not stored: {cell.entry.name}: {scores}") from None
 
 
 def _input_facts(backbone: Backbone) -> dict[str, Any]:

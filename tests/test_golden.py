@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captioned import captioned, notes
 from landmarks import paint
 from several import squares
 
@@ -42,10 +43,25 @@ SETTINGS: dict[str, dict[str, object]] = {
     "dinov2-linear-depth-4": CROPS,
     "dinov3-linear-depth": CROPS,
     "anatomy": {"outliers": "quantile0.9"},
+    "zeroshot-seg": {"size": 56, "templates": "prompts"},
+    "zeroshot-seg-windows": {
+        "short": 56,
+        "window": 42,
+        "stride": 28,
+        "templates": "prompts",
+    },
     "local-information": {"outliers": "quantile0.9", "held_out": 0.5},
+    "clip-retrieval": {"size": 56},
+    "text-retrieval": {"size": 56},
+    "typographic": {"size": 56, "letters": 0.4},
+    "typographic-written": {"size": 56},
+    "zeroshot": {"size": 56},
+    "zeroshot-multilabel": {"size": 56},
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""
+PIXELS = {"depth", "segmentation", "zeroshot-seg"}
+"""Tasks that tell something of every pixel."""
 CASES = [(task, protocol) for task in task_names() for protocol in find_task(task).protocols]
 
 
@@ -57,12 +73,16 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     data.write_text(PAINTED)
     classified = isinstance(chosen, TokenProtocol)
     settings = {**(CLASSIFIED if classified else {}), **SETTINGS.get(protocol, {})}
-    painted = classified or task in {"depth", "segmentation"}
+    painted = classified or task in {*PIXELS, "typographic", "zeroshot"}
     dataset, files = "golden" if painted else "generated", [data]
     if task == "instance-retrieval":
         dataset, files = "landmarks", [paint(out / "painted")]
-    if protocol == "logistic-multilabel":
+    if protocol in {"logistic-multilabel", "zeroshot-multilabel"}:
         dataset, files = "squares", [squares(out)]
+    if task == "text-retrieval":
+        dataset, files = "captioned", [captioned(out / "painted")]
+    if protocol == "typographic-written":
+        dataset, files = "notes", [notes(out / "painted")]
     for model in MODELS:
         evaluate(
             task,
@@ -89,9 +109,10 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("task", "protocol"), CASES)
 def test_scores_move_only_with_the_protocols_version(
-    task: str, protocol: str, tiny_models: Path, tmp_path: Path
+    task: str, protocol: str, tiny_models: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    found = scores(task, protocol, tiny_models, tmp_path)
+    models = request.getfixturevalue("texted") if find_task(task).needs_text else tiny_models
+    found = scores(task, protocol, models, tmp_path)
     path = GOLDEN / f"{protocol}.json"
     if os.environ.get("HARNESS_WRITE_GOLDEN"):
         path.write_text(json.dumps(found, indent=1) + "\n")
@@ -101,12 +122,12 @@ def test_scores_move_only_with_the_protocols_version(
     assert found["hash"] == golden["hash"], f"a setting of {protocol} changed: give it a version"
     for model in MODELS:
         for name, value in golden["scores"][model]["metrics"].items():
-            near = 1e-2 if task in {"depth", "segmentation"} else 1e-6
+            near = 1e-2 if task in PIXELS else 1e-6
             assert found["scores"][model]["metrics"][name] == pytest.approx(value, near), name
         columns = found["scores"][model]["columns"]
         assert columns.keys() == golden["scores"][model]["columns"].keys()
         for name, column in golden["scores"][model]["columns"].items():
-            if task in {"depth", "segmentation"} and name not in {"image_id", "scene"}:
+            if task in PIXELS and name not in {"image_id", "scene"}:
                 # Trained, so that machines differ a little: in metres, or in a few pixels.
                 off = 3 if np.ndim(column) == 2 else 1e-3
                 np.testing.assert_allclose(columns[name], column, rtol=1e-3, atol=off)

@@ -59,19 +59,22 @@ def cut(group: Sequence[Cell], options: Options, workers: int) -> list[Piece]:
                 for place in reading
                 if role in group[place].repeats[number].requests
             }
-            for sharing in _that_may_share(asked):
+            for sharing in _that_may_share(group, role, asked):
                 found += _pieces(
                     group, number, role, {p: asked[p] for p in sharing}, options, workers
                 )
     return found
 
 
-def _that_may_share(asked: dict[int, TokenRequest]) -> list[list[int]]:
+def _that_may_share(
+    group: Sequence[Cell], role: Role, asked: dict[int, TokenRequest]
+) -> list[list[int]]:
     """Places of cells whose requests one pass serves; two cut-offs of one rule are told apart when
     the piece runs."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, request in asked.items():
-        groups.setdefault(request.sharing, []).append(place)
+        pictures = group[place].dataset.fingerprints[role]
+        groups.setdefault((pictures, *request.sharing), []).append(place)
     return list(groups.values())
 
 

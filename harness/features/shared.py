@@ -20,6 +20,10 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from harness.atomic import temporary
 from harness.features.keys import Key
 from harness.features.store import (
@@ -149,6 +153,14 @@ class SharedFeature(Feature):
                 return None
             self._last = shard, rows
         return self._last[1]
+
+    def take(self, shard: int, rows: NDArray[np.int64]) -> Tensor | None:
+        """As of a folder, though the copy may have gone to make room for another."""
+        found = super().take(shard, rows)
+        if found is None and shard in self._checked:
+            self._checked.remove(shard)
+            found = super().take(shard, rows)
+        return found
 
     def _path(self, shard: int) -> Path:
         return self.folder / _name(shard, self._shards[shard])

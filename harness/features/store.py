@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.atomic import locked, replace, sweep
@@ -39,6 +41,8 @@ SHARD_BYTES = 2**27
 """A shard that would be larger has fewer pictures: it is in memory once when it is written."""
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_STORED_AS = {"F32": np.float32, "F16": np.float16}
+_READ_THROUGH = 2**16  # bytes
 _TROUBLE = (OSError, HarnessError, NotImplementedError)  # the last: a disk without locks
 
 
@@ -129,7 +133,7 @@ class Feature:
 
     def __init__(self, store: Store, key: Key, pictures: int, use: bool) -> None:
         self._store, self._key, self._pictures = store, key, pictures
-        self._size = int(key.facts["shard"])
+        self.size = int(key.facts["shard"])  # pictures in a shard
         self.folder = store.folder / key.digest
         self._shards: dict[int, str] = {}
         self._checked: set[int] = set()
@@ -151,7 +155,7 @@ class Feature:
 
     def rows(self, shard: int) -> int:
         """How many pictures a shard holds."""
-        return min(self._size, self._pictures - shard * self._size)
+        return min(self.size, self._pictures - shard * self.size)
 
     def whole(self, shard: int) -> bool:
         """Whether the shard is there and its bytes are those that were written."""
@@ -165,6 +169,17 @@ class Feature:
     def read(self, shard: int) -> Rows | None:
         """Its rows, mapped into memory; None where it is not whole."""
         return self._mapped(shard) if self.whole(shard) else None
+
+    @property
+    def writable(self) -> bool:
+        """Whether nothing has kept the store from being written so far."""
+        return self._store.usable
+
+    def take(self, shard: int, rows: NDArray[np.int64]) -> Tensor | None:
+        """Copies of the vectors at ``rows [b]``, rising, of a shard: ``[b, D]`` as it was stored,
+        on the CPU; None where it is not whole. Read and not mapped: pages of a mapped file count
+        as this process's memory."""
+        return read_values(self._path(shard), rows) if self.whole(shard) else None
 
     def _path(self, shard: int) -> Path:
         return self.folder / shard_name(shard)
@@ -281,6 +296,29 @@ def read_shard(path: Path, digest: str, shard: int) -> Rows | None:
             parts = [file.get_tensor(name) for name in ("values", "there", "geometry")]
             return Rows(parts[0], parts[1], parts[2], bad)
     except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def read_values(path: Path, rows: NDArray[np.int64]) -> Tensor | None:
+    """The vectors at ``rows``, rising, of a shard's file; None where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            length = int.from_bytes(file.read(8), "little")
+            facts = json.loads(file.read(length))["values"]
+            (_, width), (start, _) = facts["shape"], facts["data_offsets"]
+            found = np.empty((len(rows), width), _STORED_AS[facts["dtype"]])
+            row = width * found.itemsize
+            # What lies between is read too, where that is less than another read costs.
+            apart = np.flatnonzero(np.diff(rows) * row > _READ_THROUGH) + 1
+            for part in np.split(np.arange(len(rows)), apart):
+                some = rows[part]
+                span = np.empty((int(some[-1] - some[0]) + 1, width), found.dtype)
+                file.seek(8 + length + start + int(some[0]) * row)
+                if file.readinto(span.data) != span.nbytes:
+                    return None
+                found[part] = span[some - some[0]]
+            return torch.from_numpy(found)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
