@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A test process a core, of one thread each (tests/conftest.py); a file's tests stay in one process.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
 .PHONY: install demo test check fuzz faults bench baseline regress clean
@@ -27,14 +29,15 @@ demo: install
 	@echo 'Every task on painted scenes: two small ViTs alike but for registers, and two floors. No download.'
 	$(BIN)/harness run --suite demo --out build/demo
 
+# ONLY=slow: what `make check` left out.
 test: install
-	$(BIN)/pytest
+	$(PYTEST) $(if $(ONLY),-m $(ONLY))
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow' -q
+	$(PYTEST) -m 'not slow' -q
 
 # Damaged and hostile files for every reader (docs/security.md): make fuzz SECONDS=20 TARGET=voc,coco;
 # make fuzz TARGET=voc SEED=17 runs one case again.

@@ -1,7 +1,7 @@
 """Scores that are made of columns with one row a picture, and their intervals over pictures.
 
 A score is a mean of parts: of one for ``mean``, of the classes' average precisions for mAP, of
-their intersections over unions for mIoU. Each is
+their intersections over unions for mIoU; of the one median for a median rank. Each is
 a pure function of the columns and of how often every picture counts, so that a bootstrap draws
 pictures and never runs anything again; a record names its aggregate and the columns.
 """
@@ -144,6 +144,23 @@ def _mean_of_draws(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(np.where(there, values, 0).sum(axis=1), there.sum(axis=1, dtype=np.float64))
 
 
+def median_rank(columns: Sequence[Column], weights: Weights) -> NDArray[np.float64]:
+    """Of ranks from 1, ``[n]`` or several a picture ``[n, k]`` (0 where it has fewer): one part,
+    their median; of an even number the mean of the middle two."""
+    (column,) = columns
+    ranks = column.reshape(len(column), -1)
+    picture, place = np.nonzero(ranks)
+    found = ranks[picture, place]
+    order = np.argsort(found, kind="stable")
+    found, counted = found[order].astype(np.float64), weights[:, picture[order]].cumsum(axis=1)
+    if not len(found):
+        return np.full((len(weights), 1), np.nan)
+    total = counted[:, -1:]
+    low, high = (found[(counted > half).argmax(axis=1)] for half in ((total - 1) // 2, total // 2))
+    middle: NDArray[np.float64] = np.where(total[:, 0] > 0, (low + high) / 2, np.nan)
+    return middle[:, None]
+
+
 AGGREGATES: dict[str, Parts] = {
     "mean": mean,
     "mean_average_precision_11_point": partial(average_precisions, interpolated=True),
@@ -151,6 +168,7 @@ AGGREGATES: dict[str, Parts] = {
     "mean_intersection_over_union": intersections_over_unions,
     "mean_class_accuracy": class_accuracies,
     "pixel_accuracy": pixel_accuracy,
+    "median_rank": median_rank,
 }
 
 
@@ -169,6 +187,9 @@ def misfit(name: str, columns: Sequence[Column]) -> str | None:
         return "not numbers"
     if name == "mean":
         return None if columns[0].ndim == 1 else "not one number a picture"
+    if name == "median_rank":
+        whole = columns[0].dtype.kind in "biu" and len(columns) == 1
+        return None if whole else "not one column of whole numbers"
     wanted = 2 if name.startswith("mean_average_precision") else 3
     widths = [column.shape[1] for column in columns if column.ndim == 2]
     if len(widths) != wanted or len(columns) != wanted:

@@ -50,6 +50,7 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
         "default_size": [height, width],
         "gigaflops": round(gigaflops(entry), 2),
         "global_feature": facts.global_feature,
+        "text_tower": None if entry.text is None else entry.text.name,
         "position_embedding": None
         if rule is None
         else {

@@ -34,6 +34,7 @@ from harness.features.loading import processes
 from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
+from harness.features.shared import user_store
 from harness.features.store import Store, shard_size
 from harness.layers import resolve_layers
 from harness.options import Options
@@ -83,7 +84,7 @@ def extract(
     )
     view = _view(wanted, backbone)
     selectors = [_selector(name, wanted, backbone, options.seed) for name in names]
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     local = entry.checkpoint if options.weights == "released" else None
     origin = weights_from(None if local is None else checkpoint_files.sha256(local), options)
     job = _Job(backbone, RunningModel.of(backbone, entry, origin), store, options, progress)

@@ -21,6 +21,7 @@ from harness.features.outliers import OutlierRule
 from harness.features.select import Selector
 from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Feature, Store, shard_size
+from harness.language.texts import Texts
 from harness.options import Options
 from harness.plan import Cell, Repeat
 from harness.progress import Progress
@@ -73,7 +74,8 @@ def begin(
     else:
         cutoffs, passes = dict(head.cutoffs), 0
     scored.forward_passes += passes
-    context = context_of(backbone.architecture, cell, repeat, cutoffs, str(backbone.device))
+    facts, device = backbone.architecture, str(backbone.device)
+    context = context_of(facts, cell, repeat, cutoffs, device, cell.block)
     if head is None:
         evaluation = cell.task.start(context)
     else:
@@ -88,10 +90,16 @@ def context_of(
     repeat: Repeat,
     cutoffs: Mapping[OutlierRule, float],
     device: str = "cpu",
+    block: int | None = None,
 ) -> Context[Any]:
     """What an evaluation of ``repeat`` may know when it starts."""
-    data = cell.dataset.roles
-    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device)
+    data, text = cell.dataset.roles, None
+    if cell.task.needs_text:
+        drawn = {"weights": cell.variant.get("weights"), "seed": cell.variant.get("seed")}
+        given = {name: value for name, value in drawn.items() if value is not None}
+        text = Texts(cell.entry, device, stored=cell.stored, **given)
+    how = repeat.seed, cutoffs, device, block
+    return Context(architecture, data, cell.protocol, *how, text)
 
 
 def _cutoffs(
@@ -119,7 +127,8 @@ def that_share(listeners: list[Running], role: Role) -> list[list[Running]]:
     came to two cut-offs (of two layers, say)."""
     groups: dict[tuple[object, ...], list[list[Running]]] = {}
     for one in listeners:
-        alike = groups.setdefault(one.repeat.requests[role].sharing, [])
+        pictures = one.cell.dataset.fingerprints[role]
+        alike = groups.setdefault((pictures, *one.repeat.requests[role].sharing), [])
         for group in alike:
             if all(
                 one.cutoffs.get(rule, cutoff) == cutoff

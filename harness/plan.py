@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness import records
 from harness.data.catalog import Catalog
+from harness.data.coverage import crops_in
 from harness.data.dataset import Dataset, First, Role
 from harness.data.joint import look
-from harness.data.views import View, crops_of
 from harness.documents import unknown
 from harness.errors import BadPicture, HarnessError
 from harness.interventions import cannot_search
+from harness.language.source import cannot_read, text_digest
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
+from harness.roles import played
 from harness.schema import Record
 from harness.task import NotApplicable, Protocol, Task, TokenRequest, find_task
 
@@ -76,6 +78,7 @@ class Cell:
     checkpoint_sha256: str | None = None
     weights_digest: str | None = None  # where the plan knows it
     weights_from: str = "released"
+    block: int | None = None  # where its vectors are streamed: ``Context.block``
     base: Cell | None = None
     """Of a further test set: the cell that trains the head."""
 
@@ -110,7 +113,7 @@ class Cell:
     def passes(self) -> dict[Hashable, int]:
         """Forward passes (pictures × crops) for each role. Cells whose keys agree share them."""
         return {
-            read.key: _crops(
+            read.key: crops_in(
                 read.request.view, self.dataset.roles[read.role], read.request.pictures
             )
             for read in self.reads()
@@ -122,7 +125,8 @@ class Cell:
             for role, request in requests.items():
                 alike = self.stored and request.storable and not request.seeded
                 name = self.entry.name, self.dataset.name, role
-                key = (*name, request.sharing, None if alike else seed)
+                pictures = self.dataset.fingerprints[role]  # not each task's are one split's
+                key = (*name, pictures, request.sharing, None if alike else seed)
                 yield Reading(key, role, request, seed)
 
     def source(self, role: Role, seed: int) -> Source:
@@ -138,7 +142,7 @@ class Cell:
     def bytes(self) -> int:
         """What the evaluation keeps in memory of all pictures."""
         return sum(
-            request.bytes_per_picture * len(self.dataset.roles[role].samples)
+            request.kept(self.block is not None) * len(self.dataset.roles[role].samples)
             for role, request in self.requests.items()
         )
 
@@ -184,17 +188,18 @@ def plan(*runs: Options) -> list[Cell]:
                 if entry.name not in job.models or name not in job.datasets:
                     continue
                 for protocol in job.protocols:
-                    cell = _cell(job.task, protocol, entry, dataset, common)
+                    cell = _cell(job.task, protocol, entry, played(dataset, job.task), common)
                     if cell.path in cells:
                         continue
                     cell.checkpoint_sha256, cell.weights_digest = sha256, weights_digest
                     cell.weights_from = weights_from(sha256, common)
-                    cells[cell.path] = cell
+                    cells[cell.path], roles = cell, cell.dataset.roles
                     try:
-                        if why := cannot_search(entry, dataset.roles, common.compiled):
+                        why = cannot_read(job.task, entry, registry)
+                        if why := why or cannot_search(entry, dataset.roles, common.compiled):
                             raise NotApplicable(why)
                         cell.repeats = [
-                            Repeat(seed, job.task.requests(facts, dataset.roles, protocol, seed))
+                            Repeat(seed, job.task.requests(facts, roles, protocol, seed))
                             for seed in _seeds(job.task, protocol, common)
                         ]
                     except NotApplicable as error:
@@ -366,22 +371,10 @@ def _still_bad(cell: Cell, identities: set[str]) -> bool:
     return True
 
 
-def _crops(view: View, dataset: Dataset, pictures: int | None) -> int:
-    """How many crops the view gives of all pictures, or of so many read in epochs."""
-    whole = len(dataset.samples)
-    if view.crops_per_picture:
-        return view.crops_per_picture * (pictures or whole)
-    sizes = dataset.sizes()
-    if len(sizes) > 1:
-        crops = sum(crops_of(view, sample.size) for sample in dataset.samples)
-    else:
-        crops = whole * sum(crops_of(view, size) for size in sizes)
-    return crops if pictures is None else round(crops * pictures / whole)
-
-
 def _identity(cell: Cell, record: Record) -> dict[str, tuple[object, object]]:
     """What must agree for a stored result to be this cell's: ours and the stored."""
     return {
+        "text tower": (text_digest(cell.task, cell.entry, cell.variant), record.model.text_digest),
         "protocol": (cell.protocol.hash(), record.protocol.hash),
         "data set": (cell.fingerprints, record.dataset.fingerprints),
         "model entry": (cell.entry.digest(), record.model.entry_digest),

@@ -17,6 +17,7 @@ from harness.backbone.vit import Backbone
 from harness.describe import gigaflops
 from harness.errors import HarnessError, Unwritable
 from harness.further import selected_on, trained_on
+from harness.language.source import text_digest
 from harness.options import Options
 from harness.plan import Cell, scored_role
 from harness.registry import ModelEntry
@@ -67,6 +68,8 @@ def store_record(
             weights_digest=backbone.weights_digest,
             registers=backbone.architecture.layout.registers,
             interventions=cell.entry.interventions,
+            text_tower=cell.entry.text.name if cell.task.needs_text and cell.entry.text else None,
+            text_digest=text_digest(cell.task, cell.entry, cell.variant),
         ),
         protocol=schema.ProtocolFacts(
             name=cell.protocol.name,

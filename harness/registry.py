@@ -40,6 +40,7 @@ from harness.documents import (
     unknown,
 )
 from harness.interventions import ReplaceRegisters, TestTimeRegisters
+from harness.language.source import TextSource
 
 SHIPPED = Path(__file__).with_name("models.yaml")
 ALLOW_CODE = "HARNESS_ALLOW_CODE"
@@ -90,7 +91,8 @@ class ModelEntry(_Facts):
     ``registers`` is how many register tokens the loaded model must turn out to have. It defaults
     to 0 and not to "whatever there is", so that register weights can never run unnoticed under an
     entry that says nothing of them (dinov2 #505). ``like`` names the entry that all facts but the
-    baseline were taken over from where the file says nothing.
+    baseline were taken over from where the file says nothing. ``text`` is the tower that was
+    trained with the picture tower: it moves no token, and is no part of the digest.
     """
 
     name: str
@@ -106,6 +108,7 @@ class ModelEntry(_Facts):
     test_time_registers: TestTimeRegisters | None = None
     drop_registers: StrictBool = False
     replace_registers: ReplaceRegisters | None = None
+    text: TextSource | None = None
     license: Text | None = None
     paper: Text | None = None
     note: Text | None = None
@@ -302,4 +305,6 @@ def _entry(document: Document, name: str, facts: dict[str, Any]) -> ModelEntry:
     if "replace_registers" in given and replaced is not None and replaced.states is not None:
         states = {"states": placed(replaced.states)}
         changes["replace_registers"] = replaced.model_copy(update=states)
+    if "text" in given and entry.text is not None:
+        changes["text"] = entry.text.placed(placed)
     return entry.model_copy(update=changes) if changes else entry

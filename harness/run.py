@@ -16,6 +16,7 @@ from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES
 from harness.errors import HarnessError, Unwritable, after_failures
+from harness.features.shared import user_store
 from harness.features.store import Store
 from harness.options import Options
 from harness.passes import Elsewhere, begin, run_pass, take, that_share
@@ -25,6 +26,7 @@ from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
 from harness.register_neurons import as_loaded, searched
 from harness.registry import ModelEntry, Registry
+from harness.storage.mirrors import push
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,7 @@ def run(
         return
     records.check_writable(options.out)
     registry = Registry.load(options.model_files, options.allow_code)
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     backbone: Backbone | None = None
     failures: list[tuple[str, HarnessError]] = []
 
@@ -179,6 +181,10 @@ def _run_group(
                 except Unwritable:
                     raise
                 except HarnessError as error:  # the record is there
+                    failures.append(str(error))
+                try:
+                    push(cell.path)
+                except HarnessError as error:
                     failures.append(str(error))
                 yield cell.path, cell.done
     if failures:

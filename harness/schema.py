@@ -115,6 +115,8 @@ class ModelFacts(_Part):
     weights_digest: Digest = _is("of the weights that ran, interventions included")
     registers: NonNegativeInt = _is("how many register tokens the model has")
     interventions: list[str] = _may(list, "what was changed at test time, in words")
+    text_tower: str | None = _may(None, "of a task that reads texts: what encoded them")
+    text_digest: Sha256 | None = _may(None, "sha256 of what decides the text tower's vectors")
 
 
 class ProtocolFacts(_Part):

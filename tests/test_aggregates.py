@@ -19,6 +19,7 @@ from harness.stats import bootstrap, bootstrap_difference, bootstrap_mean
 
 ELEVEN, AREA = "mean_average_precision_11_point", "mean_average_precision_area"
 IOU, ACCURACY, PIXELS = "mean_intersection_over_union", "mean_class_accuracy", "pixel_accuracy"
+MEDIAN = "median_rank"
 Columns = list[NDArray[np.generic]]
 
 
@@ -52,6 +53,12 @@ def columns_of(draw: st.DrawFn, name: str) -> Columns:
         return draw(counts(draws=draw(st.integers(1, 2))))
     if name == "mean":
         return [np.array(draw(st.lists(st.integers(-50, 50), min_size=1, max_size=25))) / 8]
+    if name == MEDIAN:
+        generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        shape = draw(st.sampled_from([(1,), (7,), (1, 1), (12, 3)]))
+        ranks = generator.integers(0, 9, shape)
+        ranks.flat[0] = 1  # there is one at least
+        return [ranks]
     return draw(rankings(draws=draw(st.integers(1, 2))))
 
 
@@ -337,3 +344,15 @@ def test_no_draw_with_a_score_and_no_picture_are_refused() -> None:
 def test_an_aggregate_of_another_version_is_told_by_name() -> None:
     with pytest.raises(HarnessError, match="no aggregate 'median': there are mean, mean_average"):
         find("median")
+
+
+@given(columns_of(MEDIAN), st.integers(0, 2**32 - 1))
+def test_a_median_rank_is_that_of_all_ranks_that_there_are(columns: Columns, seed: int) -> None:
+    ranks = columns[0].astype(np.int64)
+    assert values(MEDIAN, columns).tolist() == [float(np.median(ranks[ranks > 0]))]
+    weights = np.random.default_rng(seed).integers(0, 3, (4, len(ranks)))
+    found = find(MEDIAN)(columns, weights)[:, 0]
+    for row, median in zip(weights, found, strict=True):
+        drawn = np.repeat(ranks, row, axis=0)
+        drawn = drawn[drawn > 0]
+        assert np.isnan(median) if not drawn.size else median == np.median(drawn)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captioned import captioned, notes
 from landmarks import paint
 from several import squares
 
@@ -43,6 +44,12 @@ SETTINGS: dict[str, dict[str, object]] = {
     "dinov3-linear-depth": CROPS,
     "anatomy": {"outliers": "quantile0.9"},
     "local-information": {"outliers": "quantile0.9", "held_out": 0.5},
+    "clip-retrieval": {"size": 56},
+    "text-retrieval": {"size": 56},
+    "typographic": {"size": 56, "letters": 0.4},
+    "typographic-written": {"size": 56},
+    "zeroshot": {"size": 56},
+    "zeroshot-multilabel": {"size": 56},
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""
@@ -57,12 +64,16 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     data.write_text(PAINTED)
     classified = isinstance(chosen, TokenProtocol)
     settings = {**(CLASSIFIED if classified else {}), **SETTINGS.get(protocol, {})}
-    painted = classified or task in {"depth", "segmentation"}
+    painted = classified or task in {"depth", "segmentation", "typographic", "zeroshot"}
     dataset, files = "golden" if painted else "generated", [data]
     if task == "instance-retrieval":
         dataset, files = "landmarks", [paint(out / "painted")]
-    if protocol == "logistic-multilabel":
+    if protocol in {"logistic-multilabel", "zeroshot-multilabel"}:
         dataset, files = "squares", [squares(out)]
+    if task == "text-retrieval":
+        dataset, files = "captioned", [captioned(out / "painted")]
+    if protocol == "typographic-written":
+        dataset, files = "notes", [notes(out / "painted")]
     for model in MODELS:
         evaluate(
             task,
@@ -89,9 +100,10 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("task", "protocol"), CASES)
 def test_scores_move_only_with_the_protocols_version(
-    task: str, protocol: str, tiny_models: Path, tmp_path: Path
+    task: str, protocol: str, tiny_models: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    found = scores(task, protocol, tiny_models, tmp_path)
+    models = request.getfixturevalue("texted") if find_task(task).needs_text else tiny_models
+    found = scores(task, protocol, models, tmp_path)
     path = GOLDEN / f"{protocol}.json"
     if os.environ.get("HARNESS_WRITE_GOLDEN"):
         path.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
 
 Facet = Literal["token", "query", "key", "value"]
 FACETS: tuple[Facet, ...] = ("token", "query", "key", "value")
+DenseFacet = Literal["value-path", "value-written", "pooled-alone"]
+"""How patches are read one by one (``harness/backbone/value_path.py``): the block's output with its
+attention's value path in the place of attention; what that path alone adds; the last block's normed
+tokens through attention pooling, each as if it were the only one."""
+DENSE_FACETS: tuple[DenseFacet, ...] = ("value-path", "value-written", "pooled-alone")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,16 @@ from harness.backbone.architecture import Architecture
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.attention import Received, attention_rows, has_rows, project, received
 from harness.backbone.interventions import Intervention
-from harness.backbone.layout import FACETS, Facet, TokenLayout, Tokens
+from harness.backbone.layout import (
+    DENSE_FACETS,
+    FACETS,
+    DenseFacet,
+    Facet,
+    TokenLayout,
+    Tokens,
+)
 from harness.backbone.position import PositionRule, resample
+from harness.backbone.value_path import pooled_alone, value_path, value_written
 from harness.backbone.weights import digest
 from harness.errors import HarnessError
 
@@ -33,14 +41,20 @@ def runs_as(wanted: Precision, device: str) -> Precision:
 class Read(NamedTuple):
     """One thing to read in a pass: a resolved layer (0 is the first block), a facet, normed or not.
 
-    ``norm`` applies the final norm to the residual stream; queries, keys and values have none.
+    ``norm`` applies the final norm to the residual stream, and to what a value path gives; queries,
+    keys and values have none.
     The layer ``embedding`` is the patch embedding's own output, before positions are added; it has
     no class token and no registers.
     """
 
     layer: Layer
-    facet: Facet = "token"
+    facet: Facet | DenseFacet = "token"
     norm: bool = False
+
+    @property
+    def of_output(self) -> bool:
+        """Whether the block has to run for it."""
+        return self.facet in {"token", "pooled-alone"}
 
 
 @dataclass(frozen=True)
@@ -149,9 +163,11 @@ class Backbone:
         for read in reads:
             if read.layer != "embedding" and not 0 <= read.layer < depth:
                 raise ValueError(f"layer {read.layer} of a model with {depth} blocks")
-            if read.facet not in FACETS:
-                raise ValueError(f"facet {read.facet!r} is none of {FACETS}")
-            if read.facet != "token" and (read.norm or read.layer == "embedding"):
+            if read.facet in DENSE_FACETS:
+                self._check_dense(read)
+            elif read.facet not in FACETS:
+                raise ValueError(f"facet {read.facet!r} is none of {FACETS + DENSE_FACETS}")
+            elif read.facet != "token" and (read.norm or read.layer == "embedding"):
                 raise ValueError(f"{read}: only tokens are normed, only blocks have {read.facet}s")
         if any(not 0 <= layer < depth for layer in attention):
             raise ValueError(f"attention of {sorted(attention)} of a model with {depth} blocks")
@@ -160,6 +176,22 @@ class Backbone:
                 kind = type(module).__name__
                 raise HarnessError(f"model {self.name!r}: {kind} has no attention rows")
         return height // patch, width // patch
+
+    def _check_dense(self, read: Read) -> None:
+        if read.layer == "embedding":
+            raise ValueError(f"{read}: only blocks have it")
+        if read.facet == "pooled-alone":
+            pool = self._model.attn_pool
+            if read != Read(self.architecture.depth - 1, "pooled-alone", True) or pool is None:
+                raise ValueError(f"{read}: attention pooling is of the last block's normed tokens")
+            if getattr(pool, "pos_embed", None) is not None:
+                raise HarnessError(
+                    f"model {self.name!r}: its attention pooling adds positions: no token can be "
+                    "pooled alone"
+                )
+        elif not has_rows(self._blocks[read.layer].attn):
+            kind = type(self._blocks[read.layer].attn).__name__
+            raise HarnessError(f"model {self.name!r}: {kind} has no value path of its own")
 
     def _forward(
         self,
@@ -176,8 +208,8 @@ class Backbone:
             if read.layer == "embedding":
                 tokens = self._final_norm(patches) if read.norm else patches
                 result.tokens[read] = TokenLayout(0, 0).split(tokens, grid)
-        outputs = {r.layer for r in reads if r.layer != "embedding" and r.facet == "token"}
-        inner = {r.layer for r in reads if r.facet != "token"} | {*attention, *all_queries}
+        outputs = {r.layer for r in reads if r.layer != "embedding" and r.of_output}
+        inner = {r.layer for r in reads if not r.of_output} | {*attention, *all_queries}
         wanted = [layer for layer in outputs | inner if isinstance(layer, int)]
         if not wanted:
             return result
@@ -194,8 +226,8 @@ class Backbone:
             if layer in inner:
                 normed = block.norm1(sequence)
                 for read in reads:
-                    if read.layer == layer and read.facet != "token":
-                        facet = project(block.attn, normed, read.facet)
+                    if read.layer == layer and not read.of_output:
+                        facet = self._inside(block, sequence, normed, read)
                         result.tokens[read] = layout.split(facet, grid)
                 if layer in attention:
                     rows = attention_rows(block.attn, normed, layout, grid, turn)
@@ -211,7 +243,21 @@ class Backbone:
             for read in reads:
                 if read.layer == layer and read.facet == "token":
                     result.tokens[read] = self._tokens(sequence, grid, read.norm, layer == last)
+                elif read.layer == layer and read.facet == "pooled-alone":
+                    alone = pooled_alone(self._model.attn_pool, self._model.norm(sequence))
+                    result.tokens[read] = layout.split(self._model.fc_norm(alone), grid)
         return result
+
+    def _inside(self, block: Any, sequence: Tensor, normed: Tensor, read: Read) -> Tensor:
+        """What ``read`` takes of a block before it runs, of its input and that input normed."""
+        if read.facet == "value-path":
+            found = value_path(block, sequence, normed)
+        elif read.facet == "value-written":
+            found = value_written(block, normed)
+        else:
+            assert read.facet != "pooled-alone"
+            return project(block.attn, normed, read.facet)
+        return self._final_norm(found) if read.norm else found
 
     def _tokens(self, sequence: Tensor, grid: tuple[int, int], norm: bool, last: bool) -> Tokens:
         layout = self.architecture.layout

@@ -17,6 +17,7 @@ from harness.contract.subject import Subject
 from harness.data.catalog import Catalog
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
+from harness.language.source import cannot_read, having
 from harness.options import Options
 from harness.plan import open_dataset, protocols_of
 from harness.progress import Progress, Silent
@@ -27,6 +28,11 @@ Pictures = Callable[[], Mapping[Role, Dataset]]
 """Data sets by role, which may have to be painted."""
 
 
+MODEL = "nano-reg4"
+"""With which a task is checked where no model is named; one that needs texts, with the last of the
+shipped nano models that read them."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What is to be checked, with which model and, unless some are painted, on which pictures."""
@@ -34,7 +40,7 @@ class Trial:
     task: str
     protocols: Sequence[str] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
-    model: str = "nano-reg4"
+    model: str = MODEL
     dataset: str | None = None
     limit: int = 24
     weights: Weights = "released"
@@ -53,14 +59,14 @@ def check(trial: Trial, progress: Progress | None = None) -> list[Finding]:
     task = find_task(trial.task)
     protocols = _protocols(task, trial)
     registry = Registry.load(trial.model_files, trial.allow_code)
-    entry = registry.entry(trial.model)
+    entry = _entry(task, trial, registry)
     candidates = _candidates(trial)
     backbone = load_backbone(entry, "cpu", trial.weights, registry=registry)
     progress = progress or Silent()
     findings = []
     for protocol in protocols:
         progress.note(f"{trial.task}, protocol {protocol.name}: {len(CHECKS)} checks")
-        findings += checked(task, protocol, backbone, entry, candidates)
+        findings += checked(task, protocol, backbone, entry, candidates, trial.weights)
     return findings
 
 
@@ -70,11 +76,13 @@ def checked(
     backbone: Backbone,
     entry: ModelEntry,
     candidates: Sequence[Pictures],
+    weights: Weights = "released",
 ) -> list[Finding]:
     """One protocol, on the first of ``candidates`` for which the task is applicable."""
     reasons = []
     for pictures in candidates:
-        subject = Subject(task, protocol, backbone, entry, pictures())
+        roles = task.pictures(pictures())
+        subject = Subject(task, protocol, backbone, entry, roles, weights=weights)
         try:
             # Asked here for whether it is applicable; what else is wrong the checks will tell.
             subject.ask()
@@ -92,13 +100,25 @@ def checked(
         return [find(each, subject) for each in CHECKS]
     why = "; ".join(dict.fromkeys(reasons))
     told = f"{why} (--dataset names other pictures, --model another model)"
-    subject = Subject(task, protocol, backbone, entry, candidates[0]())
+    roles = task.pictures(candidates[0]())
+    subject = Subject(task, protocol, backbone, entry, roles, weights=weights)
     return [
         find(each, subject)
         if each.name in DECLARED
         else Finding(protocol.name, each.name, "not applicable", each.contract, reason=told)
         for each in CHECKS
     ]
+
+
+def _entry(task: Task[Any], trial: Trial, registry: Registry) -> ModelEntry:
+    entry = registry.entry(trial.model)
+    if (why := cannot_read(task, entry, registry)) is None:
+        return entry
+    able = [registry.entry(name) for name in having(registry)]
+    shipped = [each for each in able if each.text is not None and each.text.nano is not None]
+    if trial.model != MODEL or not shipped:
+        raise HarnessError(f"task {task.name} with {entry.name}: {why}; --model names another")
+    return shipped[-1]
 
 
 def _protocols(task: Task[Any], trial: Trial) -> list[Protocol]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset, Dense, Labels, Query, Role, Sample, Target
 from harness.errors import BadPicture
+from harness.nano.layouts import CLASSES
 from harness.nano.scenes import SEMANTIC_CLASSES, SPLITS, ScenesDataset
 
 KINDS = SEMANTIC_CLASSES[1:]
@@ -20,14 +21,15 @@ SIZES = (64, 64), (80, 64), (64, 80)
 COUNTS: Mapping[Role, int] = {"train": 48, "test": 12}
 _MARGIN = 4  # pixels round the region that a query asks about
 
-Labelling = Literal["a class", "several classes", "queries"]
-LABELLINGS: tuple[Labelling, ...] = ("a class", "several classes", "queries")
+Labelling = Literal["a class", "several classes", "queries", "captions", "notes"]
+LABELLINGS: tuple[Labelling, ...] = ("a class", "several classes", "queries", "captions", "notes")
 
 
 class Painted(Dataset):
     """The first ``count`` scenes of a role, with boxes, objects, depth and a class for every pixel,
-    and of each picture ``a class``, ``several classes`` (the kinds of objects that it shows), or,
-    where there is a ``gallery``, what a query of it asks for."""
+    and of each picture ``a class``, ``several classes`` (the kinds of objects that it shows), two
+    ``captions``, another class as ``notes`` on it, or, where there is a ``gallery``, what a query
+    of it asks for."""
 
     def __init__(
         self, role: Role, count: int, labelling: Labelling, gallery: Dataset | None = None
@@ -73,6 +75,13 @@ def painted(labelling: Labelling) -> Mapping[Role, Dataset]:
 
 
 def _labelled(scene: Sample, labelling: Labelling) -> Target:
+    label, kinds = scene.target.label, len(CLASSES)
+    assert label is not None
+    if labelling == "captions":
+        said = tuple(f"{words} {CLASSES[label]}" for words in ("a view of", "here is"))
+        return replace(scene.target, captions=said)
+    if labelling == "notes":
+        return replace(scene.target, written=(label + 1) % kinds)
     if labelling != "several classes":
         return scene.target
     assert scene.target.boxes is not None

@@ -19,7 +19,8 @@ from harness.features.extract import Pass, Tally, stream
 from harness.features.keys import RunningModel, Source
 from harness.features.order import Steps, indices
 from harness.features.outliers import OutlierRule
-from harness.registry import ModelEntry
+from harness.language.texts import Texts
+from harness.registry import ModelEntry, Weights
 from harness.task import Batch, Context, Evaluation, Outcome, Protocol, Task, TokenRequest
 
 BATCH = 4
@@ -41,6 +42,7 @@ class Subject:
     entry: ModelEntry
     roles: Mapping[Role, Dataset]
     seed: int = 0
+    weights: Weights = "released"
 
     @property
     def architecture(self) -> Architecture:
@@ -76,6 +78,14 @@ class Subject:
             True,
         )
         return found
+
+    @cached_property
+    def text(self) -> Texts | None:
+        """Of a task that needs one, the model's text tower; what it gives is not stored."""
+        if not self.task.needs_text or self.entry.text is None:
+            return None
+        device = str(self.backbone.device)
+        return Texts(self.entry, device, self.weights, self.seed, stored=False)
 
     @cached_property
     def stages(self) -> Stages:
@@ -142,6 +152,7 @@ class Subject:
             self.seed if seed is None else seed,
             self.cutoffs,
             str(self.backbone.device),
+            text=self.text,
         )
         return self.task.start(context)
 

@@ -1,4 +1,5 @@
-"""COCO instances: one JSON file of images, boxes and categories (cocodataset.org, "Data format").
+"""COCO's JSON files (cocodataset.org, "Data format"): of instances, which is images, boxes and
+categories, and of captions.
 
 Boxes are ``[x, y, width, height]`` in 0-based float pixels, and become x0, y0, x1, y1 without
 rounding or clipping. Crowd boxes and boxes without an area (COCO has some) are kept: a task
@@ -8,17 +9,18 @@ chooses. The size of a picture is what the JSON says.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from harness.data.captions import Described, open_described
 from harness.data.dataset import MOST_PIXELS, Boxes, Sample, Target, safe_relative
 from harness.data.files import FileDataset, Listing, read_lines
+from harness.data.json_files import read_json
 from harness.errors import HarnessError
 
 SLACK = 1.0
@@ -55,7 +57,8 @@ def read_coco(
     """
     folder = safe_relative(images, "images")
     path = root / safe_relative(annotations, "annotations")
-    data = _load(path)
+    # Polygons and masks are nine tenths of the file.
+    data = read_json(path, "segmentation", "images, annotations, categories")
     found = _images(path, data)
     categories = _categories(path, data)
     objects = _objects(path, data, {image.id: image for image in found}, categories)
@@ -83,6 +86,32 @@ def read_coco(
     )
 
 
+def read_coco_captions(name: str, root: Path, images: str, annotations: str) -> FileDataset:
+    """Open the captions of the COCO data set ``name``, such as captions_val2014.json; the paths are
+    relative to ``root``.
+
+    Every image is a sample, in the JSON's order, and has its captions in that order. Raises
+    ``HarnessError``, also for an image without a caption.
+    """
+    folder = safe_relative(images, "images")
+    path = root / safe_relative(annotations, "annotations")
+    data = read_json(path, "segmentation", "images and annotations")
+    found = _images(path, data)
+    said: dict[str, list[object]] = {image.id: [] for image in found}
+    for where, row in _rows(path, data, "annotations"):
+        identity = _identity(where, row, "image_id")
+        if identity not in said:
+            raise HarnessError(f"{where}: image_id {row['image_id']!r} is no image of this file")
+        if "caption" not in row:
+            raise HarnessError(f"{where}: has no caption: not a file of COCO captions")
+        said[identity].append(row["caption"])
+    rows = [
+        Described(image.id, image.file, said[image.id], f"{path}: image {image.id}", image.size)
+        for image in found
+    ]
+    return open_described(name, folder.name, root / folder, rows, path)
+
+
 def check_list(path: Path, sha256: str | None) -> None:
     """Raise ``HarnessError`` unless the list at ``path`` has this digest (None: any will do)."""
     if sha256 is None:
@@ -96,30 +125,6 @@ def check_list(path: Path, sha256: str | None) -> None:
             f"{path}: sha256 {actual}, not {sha256}: another list than the data set is defined by; "
             "remove it and fetch it again"
         )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """The JSON file without its polygons and masks, which are nine tenths of what it holds."""
-
-    def shed(found: dict[str, Any]) -> dict[str, Any]:
-        found.pop("segmentation", None)
-        return found
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not a number")
-
-    try:
-        with path.open("rb") as file:
-            data = json.load(file, object_hook=shed, parse_constant=refuse)
-    except FileNotFoundError:
-        raise HarnessError(f"{path}: no such file") from None
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{path}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise HarnessError(f"{path}: a mapping with images, annotations, categories was expected")
-    return data
 
 
 class _Place:
@@ -139,7 +144,7 @@ def _rows(path: Path, data: dict[str, Any], key: str) -> Iterator[tuple[_Place, 
     """The items of ``data[key]``, each with its place for an error message."""
     rows = data.get(key)
     if not isinstance(rows, list):
-        raise HarnessError(f"{path}: {key} is not a list: not a COCO instances file")
+        raise HarnessError(f"{path}: {key} is not a list: not a file of COCO annotations")
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise HarnessError(f"{path}: {key}[{number}] is not a mapping")

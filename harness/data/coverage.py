@@ -1,4 +1,5 @@
-"""Which patches of a crop are of the picture, and how much of each is on an object."""
+"""How many crops a view gives of a data set, which patches of a crop are of the picture, and how
+much of each is on an object."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import IGNORED, Boxes, Dataset, Dense
-from harness.data.views import Geometry
+from harness.data.views import Geometry, View, crops_of
 
 BACKGROUND = "background"
 
@@ -23,6 +24,19 @@ def inside(geometry: Sequence[Geometry], patch: int) -> NDArray[np.bool_]:
     across = (columns >= left) & (columns + patch <= width - right)
     within: NDArray[np.bool_] = down[:, :, None] & across[:, None, :]
     return within
+
+
+def crops_in(view: View, dataset: Dataset, pictures: int | None) -> int:
+    """How many crops the view gives of all pictures, or of so many read in epochs."""
+    whole = len(dataset.samples)
+    if view.crops_per_picture:
+        return view.crops_per_picture * (pictures or whole)
+    sizes = dataset.sizes()
+    if len(sizes) > 1:
+        crops = sum(crops_of(view, sample.size) for sample in dataset.samples)
+    else:
+        crops = whole * sum(crops_of(view, size) for size in sizes)
+    return crops if pictures is None else round(crops * pictures / whole)
 
 
 def masks_tell_objects(dataset: Dataset) -> bool:

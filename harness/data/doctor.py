@@ -163,6 +163,12 @@ def _look_at(role: Role, dataset: Dataset, report: Report, fetch: str | None) ->
         unclear = sum(bool(found.unclear) for found in several)
         what = f"{where}: {more:,} pictures show several classes, {none:,} none; in {unclear:,}"
         findings.append(Finding("ok", f"{what} a class is unclear (has only difficult objects)"))
+    said = [each for sample in dataset.samples if (each := sample.target.captions) is not None]
+    if said:
+        counts = sorted(map(len, said))
+        longest = max(len(caption) for each in said for caption in each)
+        what = f"{where}: {sum(counts):,} captions, {counts[0]:,} to {counts[-1]:,} a picture"
+        findings.append(Finding("ok", f"{what}; the longest has {longest:,} characters"))
     bare = [name for label, name in enumerate(dataset.classes) if label not in labels]
     if labels and bare:
         what = f"{where}: {len(bare):,} of {len(dataset.classes):,} classes have no picture here"

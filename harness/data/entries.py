@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.data import official, torchvision_sets
+from harness.data.caption_entries import CAPTIONS, CaptionEntry
 from harness.data.coco import read_coco
 from harness.data.dataset import Dataset, Role
 from harness.data.dense_entries import DENSE, DenseEntry
@@ -23,6 +24,7 @@ from harness.data.pictures import PicturesDataset
 from harness.data.revisited import read_revisited
 from harness.data.shards import read_webdataset
 from harness.data.voc import image_set, read_voc, read_voc_labels
+from harness.data.written import read_written
 from harness.nano.scenes import MOST, ScenesDataset
 
 _Side = Annotated[int, Field(ge=16, le=2048)]
@@ -140,19 +142,24 @@ class GeneratedEntry(EntryBase):
 
 class ScenesEntry(EntryBase):
     """Painted scenes with class, boxes, masks and depth; no files, so no root. ``count`` says how
-    many of each role, ``size`` the side of a picture in pixels, or width and height."""
+    many of each role, ``size`` the side of a picture in pixels, or width and height; ``captions``
+    that sentences about the picture are labels too."""
 
     format: Literal["scenes"]
     root: None = None
     count: dict[Role, Annotated[int, Field(ge=1, le=MOST)]] = Field(min_length=1)
     size: _Side | tuple[_Side, _Side] = 128
+    captions: bool = False
 
     def needs(self, root: Path) -> list[Path]:
         return []
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return {role: ScenesDataset(name, role, n, size) for role, n in self.count.items()}
+        return {
+            role: ScenesDataset(name, role, n, size, self.captions)
+            for role, n in self.count.items()
+        }
 
 
 class ImageNetEntry(EntryBase):
@@ -278,6 +285,20 @@ class RevisitedEntry(EntryBase):
         return {**read_revisited(name, root, self.annotations, self.images)}
 
 
+class WrittenEntry(EntryBase):
+    """Every picture below ``root``, called ``label=SHOWN_text=WRITTEN`` (RTA-100, PAINT), as
+    test."""
+
+    format: Literal["written"]
+    root: str = Field(min_length=1)
+
+    def needs(self, root: Path) -> list[Path]:
+        return [root]
+
+    def open(self, name: str, root: Path) -> dict[Role, Dataset]:
+        return read_written(name, root)
+
+
 _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] = {
     **official.SETS,
     **torchvision_sets.SETS,
@@ -285,6 +306,7 @@ _RELEASES: Mapping[str, official.OfficialSet | torchvision_sets.TorchvisionSet] 
 Entry = (
     VOCEntry
     | COCOEntry
+    | CaptionEntry
     | DenseEntry
     | FolderEntry
     | GeneratedEntry
@@ -297,6 +319,7 @@ Entry = (
     | RevisitedEntry
     | ScenesEntry
     | WebdatasetEntry
+    | WrittenEntry
 )
 FORMATS: Mapping[str, type[Entry]] = {
     "coco": COCOEntry,
@@ -311,6 +334,8 @@ FORMATS: Mapping[str, type[Entry]] = {
     "scenes": ScenesEntry,
     "voc": VOCEntry,
     "webdataset": WebdatasetEntry,
+    "written": WrittenEntry,
     **dict.fromkeys(sorted(_RELEASES), OfficialEntry),
+    **CAPTIONS,
     **DENSE,
 }

@@ -29,6 +29,7 @@ from harness.pictured.saving import clear
 from harness.plan import Cell
 from harness.progress import Progress, Silent
 from harness.run import HEAD_LOST, failure, groups
+from harness.storage.mirrors import push, told
 
 RETRIES = 5
 """How often a task that a dying worker or node has taken along is begun again."""
@@ -88,11 +89,16 @@ def run(
         raise after_failures(driver.failures, any(cell.done for cell in cells))
 
 
+def quiet() -> None:
+    """Set in the environment, before Ray starts, what keeps it to this machine and this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
 @contextlib.contextmanager
 def _ray(engine: Engine) -> Iterator[Any]:
     """Ray, started for this run unless the program has done so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet()
     try:
         import ray
     except ImportError:
@@ -277,7 +283,11 @@ class _Driver:
             clear(schema.pictures_folder(path), self._options.out)
             cell.path, cell.done = path, records.adopt(path, files)
             self._done += 1
-            self._progress.note(f"{path}: done ({self._done} of {self._cells})")
+            self._progress.note(f"{told(path)}: done ({self._done} of {self._cells})")
+            try:
+                push(path)
+            except HarnessError as error:
+                self._fail(group, [place], str(error))
             yield cell.path, cell.done
         if finished.failed is not None:
             self._fail(group, sorted(left) or job.places, finished.failed)

@@ -103,7 +103,7 @@ class Source:
         seeded = getattr(self.view, "seeded", True)  # a stranger's that says nothing may draw
         return {
             "version": FEATURE_VERSION,
-            "software": {k: v for k, v in versions().items() if k in _SOFTWARE},
+            "software": software(),
             "model": running.facts(),
             "dataset": self.fingerprint,
             "view": _view_facts(self.view),
@@ -119,6 +119,11 @@ class Source:
             "dataset": self.name,
             "split": self.split,
         }
+
+
+def software() -> dict[str, str]:
+    """The versions of the libraries that can move a feature."""
+    return {name: version for name, version in versions().items() if name in _SOFTWARE}
 
 
 def feature_key(
@@ -142,7 +147,9 @@ def cutoff_key(running: RunningModel, source: Source, layer: int, rule: OutlierR
 
 def told(selector: Selector) -> str:
     """``patch-mean of layer 11, normed``, for a table."""
-    return f"{selector.token} of layer {selector.layer}" + (", normed" if selector.norm else "")
+    facet = "" if selector.facet == "token" else f", {selector.facet}"
+    normed = ", normed" if selector.norm else ""
+    return f"{selector.token} of layer {selector.layer}{facet}{normed}"
 
 
 def can_be_keyed(view: View) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.backbone.architecture import Architecture
-from harness.backbone.layout import Tokens
+from harness.backbone.layout import DenseFacet, Facet, Tokens
 from harness.backbone.vit import Read
 from harness.data.views import View
 from harness.errors import HarnessError
@@ -48,7 +48,7 @@ class Selector:
     ``center``: the patch in row H//2, column W//2; ``outlier``, ``normal``: a patch whose norm
     before the final norm is above ``rule``'s cut-off, or not. Of a kind in ``DRAWN`` one token a
     picture is drawn, by ``seed``, ``draw`` and the picture's id alone. With ``half`` values are
-    rounded to half precision, and take half the room.
+    rounded to half precision, and take half the room. Another ``facet`` is what the token is of.
     """
 
     token: TokenName | Literal["patches"]
@@ -58,6 +58,7 @@ class Selector:
     draw: int = 0
     seed: int = 0
     half: bool = False
+    facet: Facet | DenseFacet = "token"
 
     def __post_init__(self) -> None:
         if (self.rule is None) == (self.token in {"outlier", "normal"}):
@@ -66,16 +67,23 @@ class Selector:
     @property
     def reads(self) -> frozenset[Read]:
         """What a pass must read for it."""
-        reads = {Read(self.layer, "token", self.norm)}
+        reads = {self.read}
         if self.rule is not None:
             reads.add(Read(self.layer, "token", False))
         return frozenset(reads)
+
+    @property
+    def read(self) -> Read:
+        """Of these tokens it chooses."""
+        return Read(self.layer, self.facet, self.norm)
 
     def facts(self) -> dict[str, Any]:
         """As JSON; what draws nothing has no seed."""
         facts = asdict(self)
         if not self.half:
             del facts["half"]  # as it was before there was any
+        if self.facet == "token":
+            del facts["facet"]  # so too
         if self.token not in DRAWN:
             del facts["draw"], facts["seed"]
         return facts
@@ -155,7 +163,7 @@ def _select(
     ids: Sequence[str],
     cutoffs: Mapping[OutlierRule, float],
 ) -> Selected:
-    chosen = tokens[Read(selector.layer, "token", selector.norm)]
+    chosen = tokens[selector.read]
     patches = chosen.patches.flatten(1, 2)
     everywhere = torch.ones(len(ids), dtype=torch.bool, device=patches.device)
     match selector.token:

@@ -24,15 +24,23 @@ def add_pretrain(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentPars
         metavar="FOLDER",
         help="where weights, registry entry, log and checkpoint go; what is there goes on",
     )
+    pretrain.add_argument(
+        "--objective",
+        choices=("distillation", "clip"),
+        default="distillation",
+        help="distillation: from pictures alone, as DINO does; clip: from pictures and captions",
+    )
     pretrain.add_argument("--registers", type=int, default=0, metavar="N", help="default: 0")
     pretrain.add_argument(
         "--size", default="nano", metavar="SIZE", help="nano, tiny or small (default: nano)"
     )
-    pretrain.add_argument("--name", help="of the model (default: SIZE-regN)")
+    pretrain.add_argument(
+        "--name", help="of the model (default: SIZE-regN, of clip SIZE-clip-regN)"
+    )
     length = pretrain.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N")
     length.add_argument("--steps", type=int, metavar="N", help="default: 1250")
-    pretrain.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: 32")
+    pretrain.add_argument("--batch-size", type=int, metavar="N", help="default: 32; of clip: 128")
     pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     pretrain.add_argument(
         "--crop", type=int, metavar="PIXELS", help="side of the two global crops (by the size)"
@@ -47,7 +55,7 @@ def add_pretrain(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentPars
         metavar="WEIGHT",
         help="also name the data set's classes and kinds of objects from the class token (0)",
     )
-    pretrain.add_argument("--local-crops", type=int, default=4, metavar="N", help="default: 4")
+    pretrain.add_argument("--local-crops", type=int, metavar="N", help="default: 4")
     pretrain.add_argument(
         "--set",
         action="append",

@@ -82,6 +82,17 @@ def make_crops(picture: NDArray[np.uint8], recipe: Recipe, epoch: int, index: in
     return Crops(*kinds)
 
 
+def plain_crop(
+    picture: NDArray[np.uint8], draw: Draw, side: int, scale: tuple[float, float]
+) -> Tensor:
+    """A random part of ``picture [H, W, 3]`` RGB, resized and nothing else: ``[3, side, side]``
+    uint8."""
+    top, left, high, wide = _box(draw, (picture.shape[0], picture.shape[1]), scale)
+    part = np.require(picture[top : top + high, left : left + wide], requirements="W")
+    stored = torch.from_numpy(part).permute(2, 0, 1).unsqueeze(0)
+    return F.interpolate(stored, (side, side), mode="bicubic", antialias=True)[0]
+
+
 def _plan(draw: Draw, number: int, size: tuple[int, int], scale: tuple[float, float]) -> _Plan:
     box = _box(draw, size, scale)
     flip = draw.chance(0.5)

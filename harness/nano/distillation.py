@@ -11,20 +11,17 @@ from __future__ import annotations
 import os
 import random
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from harness.backbone.layout import TokenLayout
 from harness.errors import HarnessError
 from harness.nano.labels import Labels
-from harness.nano.recipe import ARCHITECTURE, Recipe
+from harness.nano.network import build_vit, mixed, seeded
+from harness.nano.recipe import Recipe
 
 # Releases before 1.6 ask a server for the newest version when imported, unless told not to.
 os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")
@@ -65,7 +62,7 @@ class Network(nn.Module):
         self.vit: Any = build_vit(recipe)
         self.layout = TokenLayout(1, recipe.registers)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        with _seeded(recipe.seed, 2), warnings.catch_warnings():
+        with seeded(recipe.seed, 2), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lightly's head still uses torch's older weight_norm
             self.class_head = _head(recipe)
             self.patch_head = self.class_head if recipe.shared_head else _head(recipe)
@@ -87,31 +84,6 @@ class Network(nn.Module):
         tokens = self.layout.split(sequence, (rows, columns))
         assert tokens.cls is not None
         return tokens.cls, tokens.patches
-
-
-def build_vit(recipe: Recipe) -> nn.Module:
-    """A timm ViT with random weights. Whatever the number of registers, the same seed draws the
-    same values for all other parameters: registers are added to the ViT without them."""
-    import timm
-
-    def build(registers: int) -> nn.Module:
-        arguments = {**recipe.arguments, "reg_tokens": registers}
-        vit: nn.Module = timm.create_model(
-            ARCHITECTURE, pretrained=False, num_classes=0, dynamic_img_size=True, **arguments
-        )
-        return vit
-
-    with _seeded(recipe.seed, 0):
-        vit = build(0)
-        nn.init.normal_(vit.get_parameter("cls_token"), std=recipe.token_std)
-    if not recipe.registers:
-        return vit
-    shared = vit.state_dict()
-    with _seeded(recipe.seed, 1):
-        vit = build(recipe.registers)
-        registers = nn.init.normal_(vit.get_parameter("reg_token"), std=recipe.token_std)
-    vit.load_state_dict({**shared, "reg_token": registers.detach()}, strict=True)
-    return vit
 
 
 def _head(recipe: Recipe) -> Any:
@@ -174,20 +146,13 @@ class Distillation(nn.Module):
         25 of a rounding of 1.
         """
 
-        @contextmanager
-        def mixed() -> Iterator[None]:
-            device = crops.device.type
-            exact = _ExactAttention() if device == "cpu" and autocast else nullcontext()
-            with exact, torch.autocast(device, autocast, enabled=autocast is not None):
-                yield
-
         places = masks.flatten().nonzero().squeeze(1)
         with torch.no_grad():
-            with mixed():
+            with mixed(crops.device, autocast):
                 classes, patches = self.teacher(crops)
             teacher_classes = self.teacher.class_head(classes.float())
             teacher_patches = self.teacher.patch_head(patches.flatten(0, 2)[places].float())
-        with mixed():
+        with mixed(crops.device, autocast):
             classes, patches = self.student(crops, masks)
             locals_ = self.student(local_crops)[0] if len(local_crops) else classes[:0]
         classes, locals_ = classes.float(), locals_.float()
@@ -240,19 +205,6 @@ class Distillation(nn.Module):
             head.cancel_last_layer_gradients(current_epoch=0)
 
 
-class _ExactAttention(TorchFunctionMode):
-    """Attention in fp32 under autocast. On a CPU its bf16 kernel is the slower one: 3.3 against 2.1
-    seconds for a step of 32 pictures with width 128 on one AMD EPYC core (torch 2.15)."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        with torch.autocast("cpu", enabled=False):
-            return function(*(each.float() for each in args), **(kwargs or {}))
-
-
 def draw_masks(recipe: Recipe, step: int) -> Tensor:
     """Which patches of the ``2B`` global crops are masked at ``step``, boolean ``[2B, H, W]``.
 
@@ -275,14 +227,3 @@ def draw_masks(recipe: Recipe, step: int) -> Tensor:
     finally:
         random.setstate(before)
     return masks
-
-
-@contextmanager
-def _seeded(seed: int, part: int) -> Iterator[None]:
-    """Draw from ``seed`` and ``part``, and leave the caller's random state as it was."""
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(random.Random(f"{seed} {part}").getrandbits(62))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)

@@ -24,10 +24,15 @@ def weights_path(recipe: Recipe) -> Path:
     return recipe.out / f"{recipe.model_name}.safetensors"
 
 
-def export(recipe: Recipe, backbone: Mapping[str, Tensor]) -> Path:
+def text_path(recipe: Recipe) -> Path:
+    return recipe.out / f"{recipe.model_name}.text.safetensors"
+
+
+def export(recipe: Recipe, backbone: Mapping[str, Tensor], text: bytes | None = None) -> Path:
     """Write the backbone's weights in fp16 and the registry file that names them; give the latter.
 
-    ``backbone`` is a timm state dict: no head, no mask token. Raises ``HarnessError``.
+    ``backbone`` is a timm state dict: no head, no mask token; ``text`` the file of its text tower.
+    Raises ``HarnessError``.
     """
     import safetensors.torch
 
@@ -35,12 +40,14 @@ def export(recipe: Recipe, backbone: Mapping[str, Tensor]) -> Path:
     # One key: safetensors writes several in an order of the moment, and equal runs shall be equal.
     metadata = {"recipe": json.dumps(recipe.decisive())}
     write(weights_path(recipe), safetensors.torch.save(half, metadata))
+    if text is not None:
+        write(text_path(recipe), text)
     path = recipe.out / REGISTRY
-    write(path, _text(recipe).encode())
+    write(path, _registry(recipe, text is not None).encode())
     return path
 
 
-def _text(recipe: Recipe) -> str:
+def _registry(recipe: Recipe, has_text: bool) -> str:
     entry: dict[str, Any] = {
         "timm": ARCHITECTURE,
         "checkpoint": weights_path(recipe).name,
@@ -51,6 +58,8 @@ def _text(recipe: Recipe) -> str:
         "note": f"trained by harness pretrain: {recipe.steps} steps of {recipe.batch_size} "
         f"pictures of {recipe.data}",
     }
+    if has_text:
+        entry["text"] = {"nano": text_path(recipe).name}
     entries = {recipe.model_name: entry}
     baseline = read_baseline(recipe)
     if baseline is not None:
@@ -59,7 +68,11 @@ def _text(recipe: Recipe) -> str:
         assert baseline.checkpoint is not None
         # Relative, so that the two folders can be moved together.
         checkpoint = os.path.relpath(baseline.checkpoint.absolute(), recipe.out.absolute())
-        entries = {baseline.name: {**facts, "checkpoint": checkpoint}, **entries}
+        facts["checkpoint"] = checkpoint
+        if has_text:
+            tower = os.path.relpath(Path(facts["text"]["nano"]).absolute(), recipe.out.absolute())
+            facts["text"] = {"nano": tower}
+        entries = {baseline.name: facts, **entries}
     command = " ".join(map(shlex.quote, recipe.command)) or "harness.nano.pretrain (from Python)"
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100)
     return f"# {' '.join(command.split())}\n{text}"

@@ -6,10 +6,7 @@ its masks from (seed, step): a run may stop after any step and go on, with other
 
 from __future__ import annotations
 
-import mmap
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +18,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.dataset import Dataset
 from harness.errors import BadPicture
-from harness.features.loading import by_workers, default_workers, told
+from harness.features.loading import by_workers, told
 from harness.nano.crops import make_crops
+from harness.nano.decoded import Decoded, one_thread, order, processes
 from harness.nano.distillation import draw_masks
 from harness.nano.recipe import Recipe
 
-CACHE_BYTES = 2**30
 _PREFETCH = 2
 
 
@@ -42,53 +39,10 @@ class Batch:
     pictures: Tensor
 
 
-class Decoded:
-    """The pictures of a data set, decoded once where they all have one size and fit in memory.
-
-    The memory is shared with worker processes that are forked from this one. It is an anonymous
-    map, because /dev/shm is 64 MiB in many containers and writing beyond it kills a process.
-    """
-
-    def __init__(self, dataset: Dataset, shared: bool) -> None:
-        """``shared``: worker processes will read too; without fork they could not share it."""
-        self._dataset = dataset
-        self._pixels: NDArray[np.uint8] | None = None
-        sizes = dataset.sizes()
-        width, height = next(iter(sizes)) if len(sizes) == 1 else (0, 0)
-        count = len(dataset.samples)
-        size = count * height * width * 3
-        if 0 < size <= CACHE_BYTES and (not shared or sys.platform == "linux"):
-            pixels = np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8)
-            self._pixels = pixels.reshape(count, height, width, 3)
-            self._there = np.frombuffer(mmap.mmap(-1, count), dtype=np.uint8)
-
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        """Picture ``index`` as stored, ``[height, width, 3]`` RGB. Raises ``BadPicture``."""
-        if self._pixels is None:
-            return self._dataset.picture(index)
-        if not self._there[index]:
-            picture = self._dataset.picture(index)
-            if picture.shape != self._pixels.shape[1:]:
-                return picture  # its annotation lied about its size
-            self._pixels[index] = picture
-            self._there[index] = 1
-        kept: NDArray[np.uint8] = self._pixels[index]
-        return kept
-
-
-def order(seed: int, epoch: int, pictures: int) -> list[int]:
-    """All pictures once, in the order of ``epoch``."""
-    shuffled = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pictures)
-    return [int(index) for index in shuffled]
-
-
 def batches(recipe: Recipe, dataset: Dataset, steps: range) -> Iterator[Batch]:
     """The batch of each of ``steps``. Raises ``BadPicture`` for one that cannot be decoded, and
     ``HarnessError`` where a worker process dies."""
-    workers = recipe.workers
-    if workers is None:
-        # The step itself keeps a core busy, and a second one hardly waits for 1 ms a picture.
-        workers = default_workers() if default_workers() > 1 else 0
+    workers = processes(recipe)
     items = _Steps(recipe, dataset, shared=workers > 0)
     for loaded in by_workers(items, steps, workers, recipe.seed % 2**63, _PREFETCH):
         if isinstance(loaded, str):
@@ -117,7 +71,7 @@ class _Steps(TorchDataset[Any]):
             self._epoch, self._order = epoch, order(recipe.seed, epoch, pictures)
         chosen = self._order[place * size : (place + 1) * size]
         crops = []
-        with _one_thread():
+        with one_thread():
             for index in chosen:
                 try:
                     crops.append(make_crops(self._decoded.picture(index), recipe, epoch, index))
@@ -130,14 +84,3 @@ class _Steps(TorchDataset[Any]):
                 draw_masks(recipe, step).numpy(),
                 np.array(chosen, dtype=np.int64),
             )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a worker process, so that no sum is split otherwise. Crops are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness import atomic
 from harness.backbone.sources import choose_device
@@ -23,11 +23,9 @@ from harness.data.pictures import PicturesDataset
 from harness.documents import unknown
 from harness.errors import HarnessError
 from harness.nano import training_state
-from harness.nano.distillation import Distillation, Losses
-from harness.nano.export import export, read_baseline
-from harness.nano.feeding import Batch, batches
-from harness.nano.labels import read_labels
-from harness.nano.recipe import MEAN, STD, Recipe
+from harness.nano.export import read_baseline
+from harness.nano.objective import Losses, Objective
+from harness.nano.recipe import Recipe
 from harness.nano.schedule import Schedule, schedule
 from harness.nano.training_state import CHECKPOINT, Log, State
 from harness.progress import Progress
@@ -57,10 +55,10 @@ def pretrain(recipe: Recipe, progress: Progress) -> Path:
     with _threads(recipe.threads):
         run = _Run(recipe, dataset, device)
         if run.step < run.steps:
-            _train(run, dataset, progress)
+            _train(run, progress)
         else:
             progress.note(f"{recipe.out / CHECKPOINT}: all {run.steps} steps are done already")
-        return export(recipe, run.model.teacher.vit.state_dict())
+        return run.objective.export(recipe)
 
 
 def _settled(recipe: Recipe, pictures: int, device: torch.device) -> Recipe:
@@ -105,14 +103,14 @@ class _Run:
         assert recipe.steps is not None
         self.recipe, self.steps, self.step = recipe, recipe.steps, 0
         data = dataset.fingerprint()
-        self._data, self._device, self._settings = data, device, recipe.decisive()
+        self._data, self._settings = data, recipe.decisive()
         self._autocast = torch.bfloat16 if recipe.precision == "bf16" else None
         saved = training_state.load(recipe.out)
         if saved is not None:
             training_state.check_same(recipe.out, saved, self._settings, data)
-        labels = read_labels(dataset) if recipe.label_weight else None
-        self.model = Distillation(recipe, labels).to(device)
-        self._optimizer = _optimizer(self.model.student)
+        self.objective = _objective(recipe, dataset, device)
+        self.model = self.objective.model
+        self._optimizer = _optimizer(self.objective.trained)
         if saved is not None:
             try:
                 self.model.load_state_dict(saved.model)
@@ -123,10 +121,8 @@ class _Run:
                     f"({str(error).splitlines()[0]}); --overwrite starts again"
                 ) from None
             self.step = saved.step
-        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
 
-    def advance(self, batch: Batch) -> tuple[Losses, Schedule]:
+    def advance(self, batch: Any) -> tuple[Losses, Schedule]:
         """One step: its losses, and the settings it was taken with.
 
         Raises ``HarnessError``, with no weight changed, where the loss is not finite.
@@ -135,19 +131,11 @@ class _Run:
         for group in self._optimizer.param_groups:
             group["lr"] = now.learning_rate
             group["weight_decay"] = now.weight_decay if group["decays"] else 0.0
-        losses = self.model(
-            self._normalised(batch.crops),
-            self._normalised(batch.local_crops),
-            batch.masks.to(self._device),
-            batch.pictures,
-            now.teacher_temperature,
-            self._autocast,
-        )
+        losses = self.objective.losses(batch, now, self._autocast)
         self._optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        if now.last_layer_frozen:
-            self.model.cancel_last_layers()
-        norm = nn.utils.clip_grad_norm_(self.model.student.parameters(), self.recipe.clip)
+        torch.autograd.backward(losses.total)
+        self.objective.before_update(now)
+        norm = nn.utils.clip_grad_norm_(self.objective.trained.parameters(), self.recipe.clip)
         if not torch.isfinite(losses.total.detach() + norm):
             raise HarnessError(
                 f"step {self.step + 1}: the loss or its gradient is not finite (loss "
@@ -155,7 +143,7 @@ class _Run:
                 "A smaller learning rate, or --precision fp32, may help"
             )
         self._optimizer.step()
-        self.model.follow(now.momentum)
+        self.objective.after_update(now)
         self.step += 1
         return losses, now
 
@@ -175,8 +163,16 @@ class _Run:
             f"the last checkpoint, {path}, is intact" if path.exists() else "nothing was saved yet"
         )
 
-    def _normalised(self, crops: Tensor) -> Tensor:
-        return (crops.to(self._device).float() / 255 - self._mean) / self._std
+
+def _objective(recipe: Recipe, dataset: Dataset, device: torch.device) -> Objective:
+    if recipe.objective == "clip":
+        from harness.nano.contrast import Clip
+
+        return Clip(recipe, dataset, device)
+    # Here, because it needs lightly, which the other does not.
+    from harness.nano.self_distillation import SelfDistillation
+
+    return SelfDistillation(recipe, dataset, device)
 
 
 def _optimizer(student: nn.Module) -> torch.optim.Optimizer:
@@ -189,7 +185,7 @@ def _optimizer(student: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def _train(run: _Run, dataset: Dataset, progress: Progress) -> None:
+def _train(run: _Run, progress: Progress) -> None:
     recipe = run.recipe
     log = Log(recipe.out, run.step)
     if run.step:
@@ -197,7 +193,7 @@ def _train(run: _Run, dataset: Dataset, progress: Progress) -> None:
     progress.start(f"{recipe.model_name} · pretrain", (run.steps - run.step) * recipe.batch_size)
     began, lately = time.monotonic(), []
     with _interrupts_wait() as interrupted:
-        for batch in batches(recipe, dataset, range(run.step, run.steps)):
+        for batch in run.objective.batches(range(run.step, run.steps)):
             losses, now = run.advance(batch)
             lately.append(_facts(losses))
             last = run.step == run.steps
@@ -206,8 +202,8 @@ def _train(run: _Run, dataset: Dataset, progress: Progress) -> None:
                 means = {name: fmean(facts[name] for facts in lately) for name in lately[0]}
                 log.add({"step": run.step, **means, **asdict(now), "pictures/s": rate})
                 progress.note(
-                    f"step {run.step}/{run.steps}, loss {means['loss']:.3f} (class tokens "
-                    f"{means['class']:.3f}, patches {means['patch']:.3f}), {rate:.1f} pictures/s, "
+                    f"step {run.step}/{run.steps}, loss {means['loss']:.3f} "
+                    f"({run.objective.told(means)}), {rate:.1f} pictures/s, "
                     f"{(run.steps - run.step) * recipe.batch_size / rate:.0f} s left"
                 )
                 began, lately = time.monotonic(), []
@@ -220,24 +216,9 @@ def _train(run: _Run, dataset: Dataset, progress: Progress) -> None:
 
 
 def _facts(losses: Losses) -> dict[str, float]:
-    """What the log has of a step; a line of it has the mean of the steps since the line before.
-
-    Entropies are in nats, of what the teacher says of class tokens (at temperature 0.1, not
-    centered): ``entropy`` of one crop's answer, ``spread`` of the mean of all answers. Where
-    ``spread`` falls to 0, or ``entropy`` comes up to it, all crops get one answer: collapse.
-    """
-    answers = (losses.logits.detach() / 0.1).softmax(-1)
-    facts = {
-        "loss": losses.total,
-        "class": losses.of_classes,
-        "patch": losses.of_patches,
-        "label": losses.of_labels,
-        "koleo": losses.koleo,
-        "entropy": torch.special.entr(answers).sum(-1).mean(),
-        "spread": torch.special.entr(answers.mean(0)).sum(),
-    }
-    values = torch.stack([value.detach() for value in facts.values()]).tolist()
-    return dict(zip(facts, values, strict=True))
+    """What the log has of a step; a line of it has the mean of the steps since the line before."""
+    values = torch.stack([value.detach() for value in losses.facts.values()]).tolist()
+    return dict(zip(losses.facts, values, strict=True))
 
 
 @contextmanager

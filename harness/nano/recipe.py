@@ -23,6 +23,11 @@ from harness.errors import HarnessError
 
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+ObjectiveName = Literal["distillation", "clip"]
+OBJECTIVES: tuple[ObjectiveName, ...] = ("distillation", "clip")
+BATCH_SIZES: Mapping[ObjectiveName, int] = {"distillation": 32, "clip": 128}
+"""Where none is asked for. A picture of CLIP is told from the others of its batch: the larger, the
+more there is to tell."""
 Centering = Literal["sinkhorn", "mean"]
 STEPS = 1250
 MAX_REGISTERS = 64
@@ -59,10 +64,12 @@ class Recipe:
     data: str
     """A data set of the catalog, or a folder of pictures."""
     out: Path
+    objective: ObjectiveName = "distillation"
     size: str = "nano"
     registers: int = 0
     name: str | None = None
-    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``."""
+    """Of the entry and the weights' file; None is ``<size>`` or ``<size>-reg<n>``, of clip
+    ``<size>-clip`` and ``<size>-clip-reg<n>``."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -109,6 +116,17 @@ class Recipe:
     """DINOv2's Sinkhorn-Knopp, or DINO's and iBOT's running mean, with its momentum."""
     center_momentum: float = 0.9
 
+    # The objective clip: its text tower, and the space that both towers share. CLIP ViT-B: width
+    # 512, 12 blocks, 8 heads, context 77, 512 numbers shared, 49,408 byte pairs for words.
+    text_width: int = 128
+    text_depth: int = 3
+    text_heads: int = 4
+    context: int = 32
+    """Words of a caption, and one more for the start."""
+    shared: int = 128
+    vocabulary: int = 8192
+    """The words of the captions that occur most often, at most so many."""
+
     # Optimisation. Warm-ups and freezes are shares of the run, so that they suit any length.
     learning_rate: float = 5e-4  # DINOv2: 4e-3 · sqrt(batch / 1024), 7e-4 at 32
     final_learning_rate: float = 1e-6
@@ -148,9 +166,8 @@ class Recipe:
 
     @property
     def model_name(self) -> str:
-        return self.name or (
-            self.size if not self.registers else f"{self.size}-reg{self.registers}"
-        )
+        own = f"{self.size}-clip" if self.objective == "clip" else self.size
+        return self.name or (own if not self.registers else f"{own}-reg{self.registers}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -172,9 +189,11 @@ class Recipe:
 
         Raises ``HarnessError`` for another field, or a value that is none of its kind.
         """
+        possible = settable(self.objective)
         for name in settings:
-            if name not in settable():
-                raise unknown("setting", name, settable(), "docs/nano.md")
+            if name not in possible:
+                kind = "setting" if self.objective == OBJECTIVES[0] else "setting of clip"
+                raise unknown(kind, name, possible, "docs/nano.md")
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         try:
             return TypeAdapter(Recipe).validate_python({**plain, **settings})
@@ -195,6 +214,8 @@ class Recipe:
         """Raises ``HarnessError`` for what cannot be trained, named as it is typed."""
         if self.size not in SIZES:
             raise unknown("size", self.size, SIZES, "harness pretrain --help")
+        if self.objective not in OBJECTIVES:
+            raise unknown("objective", self.objective, OBJECTIVES, "harness pretrain --help")
         check_name("model", self.model_name)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS, "harness pretrain --help")
@@ -214,12 +235,24 @@ class Recipe:
             ("--threads", self.threads, 1, 1024),
             ("checkpoint_every", self.checkpoint_every, 1, 10**9),
             ("log_every", self.log_every, 1, 10**9),
+            ("text_width", self.text_width, 1, 4096),
+            ("text_depth", self.text_depth, 1, 64),
+            ("text_heads", self.text_heads, 1, 4096),
+            ("context", self.context, 2, 1024),
+            ("shared", self.shared, 1, 4096),
+            ("vocabulary", self.vocabulary, 1, 65_536),
         ]
         if not 0 <= self.label_weight < math.inf:
             raise HarnessError(f"--labels {self.label_weight}: a weight of 0 or more is needed")
         for option, value, low, high in whole:
             if value is not None and not low <= value <= high:
                 raise HarnessError(f"{option} {value}: from {low} to {high:,} is possible")
+        if self.text_width % self.text_heads:
+            raise HarnessError(
+                f"text_heads {self.text_heads}: do not divide text_width, {self.text_width}"
+            )
+        if self.objective == "clip" and self.label_weight:
+            raise HarnessError("--labels: of --objective distillation; clip learns from captions")
         facts = self.facts
         for option, side in (("--crop", facts.crop), ("--local-crop", facts.local_crop)):
             if side % facts.patch:
@@ -260,17 +293,19 @@ class Recipe:
         plain = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in _MACHINE
+            if field.name not in _MACHINE | _NOT_OF[self.objective]
         }
-        plain["name"] = self.model_name
-        plain["crop"], plain["local_crop"] = self.facts.crop, self.facts.local_crop
+        plain["name"], plain["crop"] = self.model_name, self.facts.crop
+        if "local_crop" in plain:
+            plain["local_crop"] = self.facts.local_crop
         loaded: dict[str, Any] = json.loads(json.dumps(plain))
         return loaded
 
 
-def settable() -> tuple[str, ...]:
-    """The fields that `--set` may change: those without an option of their own."""
-    return tuple(f.name for f in dataclasses.fields(Recipe) if f.name not in _OPTIONS)
+def settable(objective: ObjectiveName = "distillation") -> tuple[str, ...]:
+    """The fields that `--set` may change: those of the objective without an option of their own."""
+    fields = (field.name for field in dataclasses.fields(Recipe))
+    return tuple(name for name in fields if name not in _OPTIONS | _NOT_OF[objective])
 
 
 _MACHINE = frozenset(
@@ -279,6 +314,25 @@ _MACHINE = frozenset(
         *("baseline", "dataset_files", "data_root", "command"),
     }
 )
+_NOT_OF: Mapping[ObjectiveName, frozenset[str]] = {
+    # Its own name too: a recipe of before there were two is still the same recipe.
+    "distillation": frozenset(
+        {
+            *("objective", "text_width", "text_depth", "text_heads", "context", "shared"),
+            "vocabulary",
+        }
+    ),
+    "clip": frozenset(
+        {
+            *("local_crop", "local_crops", "local_crop_scale", "masked_pictures", "masked_share"),
+            *("head_outputs", "head_hidden", "head_bottleneck", "head_batch_norm", "shared_head"),
+            *("class_weight", "patch_weight", "koleo_weight", "label_weight", "centering"),
+            *("student_temperature", "teacher_temperature", "teacher_warm_up", "center_momentum"),
+            *("momentum", "frozen_last_layer"),
+        }
+    ),
+}
+"""Fields that decide nothing of the objective."""
 _AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("head_outputs", "head_hidden", "head_bottleneck"), 2),
     **dict.fromkeys(("class_weight", "patch_weight", "koleo_weight"), 0),
@@ -288,5 +342,5 @@ _AT_LEAST: Mapping[str, float] = {
 # Fields that `--set` leaves to options of their own.
 _OPTIONS = (_MACHINE - {"checkpoint_every", "log_every"}) | {
     *("data", "size", "registers", "name", "steps", "epochs", "batch_size", "seed", "precision"),
-    *("crop", "local_crop", "local_crops", "label_weight"),
+    *("crop", "local_crop", "local_crops", "label_weight", "objective"),
 }

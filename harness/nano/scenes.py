@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.dataset import Boxes, Dataset, Dense, Role, Sample, Target
+from harness.nano import captions
 from harness.nano.kinds import KINDS
 from harness.nano.layouts import CLASSES, Scene, describe
 from harness.nano.render import Rendered, masks, render
@@ -41,13 +42,16 @@ class ScenesDataset(Dataset):
     ``semantic_classes`` are the names that the values of ``Dense.semantic`` index.
     """
 
-    def __init__(self, name: str, role: Role, count: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, name: str, role: Role, count: int, size: tuple[int, int], captions: bool = False
+    ) -> None:
+        """``captions``: targets also have sentences about the picture."""
         self.name = name
         self.split = SPLITS[role]
         self.classes = CLASSES
         self.semantic_classes = SEMANTIC_CLASSES
         self.has_depth = True
-        self.samples: _Samples = _Samples(role, range(count), size)
+        self.samples: _Samples = _Samples(role, range(count), size, captions)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return self._rendered(index).picture.copy()
@@ -74,7 +78,15 @@ class ScenesDataset(Dataset):
     def fingerprint(self) -> str:
         """Of what decides every label: the base class's would paint every picture to learn them."""
         samples = self.samples
-        line = [VERSION, SEED, samples.role, list(samples.numbers), list(samples.size)]
+        line: list[object] = [
+            VERSION,
+            SEED,
+            samples.role,
+            list(samples.numbers),
+            list(samples.size),
+        ]
+        if samples.captions:
+            line.append(["captions", captions.VERSION])
         return hashlib.sha256(json.dumps(["scenes", *line]).encode()).hexdigest()
 
     def _scene(self, index: int) -> Scene:
@@ -87,8 +99,8 @@ class ScenesDataset(Dataset):
 class _Samples(Sequence[Sample]):
     """Samples made when asked for: their boxes are known only once the masks are painted."""
 
-    def __init__(self, role: Role, numbers: range, size: tuple[int, int]) -> None:
-        self.role, self.numbers, self.size = role, numbers, size
+    def __init__(self, role: Role, numbers: range, size: tuple[int, int], captions: bool) -> None:
+        self.role, self.numbers, self.size, self.captions = role, numbers, size, captions
 
     def series(self, index: int) -> int:
         """The place of a picture in the endless series of scenes."""
@@ -103,9 +115,10 @@ class _Samples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> _Samples: ...
     def __getitem__(self, index: int | slice) -> Sample | _Samples:
         if isinstance(index, slice):
-            return _Samples(self.role, self.numbers[index], self.size)
+            return _Samples(self.role, self.numbers[index], self.size, self.captions)
         identity = f"{SPLITS[self.role]}-{self.numbers[index]:06d}"
-        return Sample(identity, self.size, _target(self.series(index), self.size))
+        target = _target(self.series(index), self.size, self.captions)
+        return Sample(identity, self.size, target)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -123,9 +136,11 @@ def _rendered(number: int, size: tuple[int, int]) -> Rendered:
 
 
 @lru_cache(maxsize=4096)
-def _target(number: int, size: tuple[int, int]) -> Target:
+def _target(number: int, size: tuple[int, int], captioned: bool) -> Target:
     scene = _scene(number)
-    return Target(boxes=_boxes(scene, masks(scene, *size)), label=scene.label)
+    instances = masks(scene, *size)
+    told = captions.captions(scene, instances) if captioned else None
+    return Target(boxes=_boxes(scene, instances), label=scene.label, captions=told)
 
 
 def _boxes(scene: Scene, instances: NDArray[np.uint8]) -> Boxes:

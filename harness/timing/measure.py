@@ -83,7 +83,8 @@ class Measured:
 
 def key_of(cell: Cell, role: Role) -> Key:
     """Passes in which this agrees take alike, whatever their seed."""
-    return cell.entry.name, cell.dataset.name, role, cell.requests[role].sharing
+    pictures = cell.dataset.fingerprints[role]
+    return cell.entry.name, cell.dataset.name, role, (pictures, *cell.requests[role].sharing)
 
 
 def measure(cells: Sequence[Cell], options: Options, progress: Progress) -> Measured:

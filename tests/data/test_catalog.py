@@ -24,7 +24,7 @@ DENSE = [
     "kitti-eigen",
 ]  # fmt: skip
 FETCHED = [*DETECTION, *CLASSIFICATION, *RETRIEVAL, *DENSE]
-PAINTED = ["generated", "scenes", "scenes-demo", "scenes-few"]
+PAINTED = ["generated", "scenes", "scenes-demo", "scenes-captions", "scenes-few"]
 BUILT_IN = [*FETCHED, *PAINTED]
 
 

@@ -22,7 +22,7 @@ from faults.place import Place
 
 MARK = "FAULTS_CASE"
 """In the environment of every process of a case, so that what is left over is found."""
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 

@@ -47,6 +47,7 @@ from harness.features.store import (
 from harness.gate import gate_file
 from harness.gate.gate_file import SHIPPED as GATE
 from harness.gate.gate_file import Gate
+from harness.language.nano_tower import TowerFacts, Towers, load_nano_tower, tower_bytes
 from harness.registry import SHIPPED as MODELS
 from harness.registry import Registry
 from harness.suites import SHIPPED as SUITES
@@ -320,6 +321,22 @@ def _pictures() -> list[bytes]:
     return found
 
 
+def text_tower(draw: random.Random, folder: Path) -> None:
+    from safetensors.torch import save
+
+    sizes = {"width": 8, "depth": 1, "heads": 2, "context": 4, "shared": 4, "picture": 8}
+    facts = TowerFacts(**sizes, vocabulary=("a", "b"))
+    torch.manual_seed(0)  # a case is drawn from its seed alone
+    path = folder / "a.safetensors"
+    if draw.random() < 0.5:
+        path.write_bytes(damaged(draw, tower_bytes(facts, Towers(facts))))
+    else:
+        told = json.dumps(altered(draw, facts.model_dump(mode="json")))
+        path.write_bytes(save(Towers(facts).state_dict(), {"nano text tower": told}))
+    tower = load_nano_tower(path, "")
+    assert tower.encode(["a b", ""]).shape == (2, tower.width)
+
+
 def picture(draw: random.Random, folder: Path) -> None:
     data = damaged(draw, draw.choice(_pictures()))
     (folder / "a").write_bytes(data)
@@ -338,6 +355,7 @@ TARGETS: dict[str, Target] = {
     "record": record,
     "store": store,
     "checkpoint": checkpoint,
+    "text-tower": text_tower,
     "picture": picture,
 }
 

@@ -31,8 +31,10 @@ pytest.importorskip("lightly", reason="needs lightly: pip install 'vit-harness[t
 from harness import atomic
 from harness.backbone.sources import load_backbone
 from harness.nano import training_state
-from harness.nano.distillation import Distillation, build_vit, draw_masks
-from harness.nano.feeding import Batch, batches, order
+from harness.nano.decoded import order
+from harness.nano.distillation import Distillation, draw_masks
+from harness.nano.feeding import Batch, batches
+from harness.nano.network import build_vit
 from harness.nano.pretrain import open_pictures, pretrain
 
 PICTURES = 64
