@@ -21,6 +21,7 @@ from pathlib import Path
 
 from faults.cases import Case, run_case
 from faults.cluster import started
+from faults.command import end_all
 from faults.place import in_a_namespace
 from faults.targets import OF_RAY, TARGETS, RayRuns, Target, make
 from faults.world import make_world
@@ -78,6 +79,7 @@ def main() -> int:
             if some:
                 world = make_world(folder / f"world{of_ray:d}", of_ray)
                 stack.callback(world.place.close)
+                stack.callback(end_all)
                 for name in some:
                     target = make(name, world)
                     if name == "ray":

@@ -42,6 +42,16 @@ class Ended:
     landed: bool = False
 
 
+_running: set[int] = set()
+
+
+def end_all() -> None:
+    """Kill the commands that still run: nobody will look at them."""
+    for pid in _running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
 class Started:
     """A command that runs."""
 
@@ -65,6 +75,7 @@ class Started:
         self.pid = os.fork()
         if not self.pid:
             self._child(arguments, at, act, cold)
+        _running.add(self.pid)
 
     def _child(self, arguments: Sequence[str], at: int | None, act: Act | None, cold: bool) -> None:
         status = 99
@@ -116,6 +127,7 @@ class Started:
         return self._ended is None
 
     def _end(self, status: int) -> None:
+        _running.discard(self.pid)
         seconds = time.monotonic() - self._began
         told = self._log.read_text(errors="replace") if self._log.exists() else ""
         events = int(self._place.events.read_text()) if self._place.events.exists() else 0
