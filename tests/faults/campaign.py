@@ -1,7 +1,8 @@
 """``make faults SECONDS=60 TARGET=run,report``: commands that are disturbed, and what is left.
 
 A case is a target and a seed, from which the fault and its moment are drawn: ``make faults
-TARGET=run SEED=17`` runs one again and shows what the command said. After the fault whatever is
+TARGET=run SEED=17`` runs one again and shows what the command said. Ctrl-C ends the campaign with
+the table of what has run. After the fault whatever is
 there has to be whole and as an undisturbed run has it; what had been there before has to be there
 still; and the same command has to end with everything. Exit status 1 where that is not so.
 """
@@ -10,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faults.cases import Case, run_case
 from faults.cluster import started
+from faults.command import end_all
 from faults.place import in_a_namespace
 from faults.targets import OF_RAY, TARGETS, RayRuns, Target, make
 from faults.world import make_world
@@ -41,6 +44,8 @@ def warm() -> None:
     import sklearn.linear_model  # noqa: F401
     import timm  # noqa: F401
 
+    import harness.cli
+    import harness.further
     import harness.look.command
     import harness.report.command
     import harness.run  # noqa: F401
@@ -63,41 +68,43 @@ def main() -> int:
     if unknown := [name for name in names if name not in TARGETS]:
         parser.error(f"no target {unknown[0]!r}: {', '.join(TARGETS)}")
     in_a_namespace()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warm()
     cases: list[Told] = []
     here = [name for name in names if name not in OF_RAY]
     there = [name for name in names if name in OF_RAY]
-    with contextlib.ExitStack() as stack:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         for of_ray, some in ((False, here), (True, there)):
             if some:
                 world = make_world(folder / f"world{of_ray:d}", of_ray)
                 stack.callback(world.place.close)
+                stack.callback(end_all)
                 for name in some:
                     target = make(name, world)
                     if name == "ray":
                         assert isinstance(target, RayRuns)
                         target.cluster = stack.enter_context(started())
-                    cases += _campaign(target, options)
+                    for case in _campaign(target, options):
+                        cases.append(case)
     return summary(cases)
 
 
-def _campaign(target: Target, options: argparse.Namespace) -> list[Told]:
-    cases: list[Told] = []
+def _campaign(target: Target, options: argparse.Namespace) -> Iterator[Told]:
+    count = 0
     target.measure()
     end, seed = time.monotonic() + options.seconds, options.first
     if options.seed is not None:
         seed, options.runs = options.seed, 1
-    while len(cases) < options.runs if options.runs else time.monotonic() < end:
+    while count < options.runs if options.runs else time.monotonic() < end:
         case = run_case(target, seed, options.fault)
-        cases.append((target.name, seed, case))
         state = "; ".join(f"{one.kind}: {one.what}" for one in case.wrong[:3])
         state = state or ("ok" if case.landed else "came too late each time")
         print(f"{target.name} {seed} {case.fault}: {state}", file=sys.stderr, flush=True)
         if options.seed is not None:
             print(target.world.place.log.read_text(errors="replace"))
-        seed += 1
-    return cases
+        yield target.name, seed, case
+        count, seed = count + 1, seed + 1
 
 
 def summary(cases: Sequence[Told]) -> int:

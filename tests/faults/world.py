@@ -34,11 +34,11 @@ faulted:
 SUITE_OF_RAY = """\
 faulted:
   note: a few cells for several workers
-  models: [nano]
+  models: [pixels]
   runs:
     - {tasks: [lost], datasets: [faulted]}
     - {tasks: [anatomy], protocols: [anatomy], models: [nano], datasets: [many]}
-    - {tasks: [knn], models: [pixels], datasets: [many], settings: {resize: 32, crop: 32, k: [5]}}
+    - {tasks: [knn], datasets: [many], settings: {resize: 32, crop: 32, k: [5]}}
     - {tasks: [logistic], datasets: [faulted], settings: {resize: 48, crop: 48, c_count: 3}}
 """
 SHARD = 16  # of the store: several shards for 40 pictures
@@ -79,7 +79,7 @@ def make_world(root: Path, of_ray: bool = False) -> World:
     """Paint, and run everything once without a fault, on the local engine."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "suites.yaml").write_text(SUITE_OF_RAY if of_ray else SUITE)
-    for role, count in (("train", 550), ("val", 260)) if of_ray else ():
+    for role, count in (("train", 513), ("val", 130)) if of_ray else ():
         paint(root / "many" / role, "ab", count, count)
     (root / "sets.yaml").write_text(SETS)
     world = World(root, Place(root / "case", None if of_ray else SHARD))
