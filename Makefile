@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
-.PHONY: install demo test check fuzz bench baseline regress clean
+.PHONY: install demo test check fuzz faults bench baseline regress clean
 
 install: $(VENV)/.installed
 
@@ -47,6 +47,12 @@ SECONDS ?= 300
 fuzz: install
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzz.campaign --seconds $(SECONDS) \
 	  $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+# Commands that are killed, meet, or find the disk full (docs/faults.md): make faults RUNS=5
+# TARGET=run,report; make faults TARGET=run SEED=17 runs one case again. SECONDS are for each target.
+faults: install
+	cd tests && PYTHONPATH=. OMP_NUM_THREADS=1 ../$(BIN)/python -m faults.campaign --seconds $(SECONDS) \
+	  $(if $(RUNS),--runs $(RUNS)) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
 
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install

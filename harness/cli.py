@@ -29,14 +29,13 @@ EXIT_DONE, EXIT_FAILED, EXIT_BAD, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``harness`` command. 0 done, 1 a gate failed, 2 wrong use or bad input, 130 Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options = parser().parse_args(arguments)
-    command = _COMMANDS[options.command]
-    options.typed = ["harness", *arguments]
     try:
+        options = parser().parse_args(arguments)
+        options.typed = ["harness", *arguments]
         mirrors.prepare(options)
-        return command(options)
+        return _COMMANDS[options.command](options)
     except HarnessError as error:
-        print(f"harness: {printable(str(error))}", file=sys.stderr)
+        print(f"harness: {printable(mirrors.told(error))}", file=sys.stderr)
         return EXIT_FAILED if isinstance(error, SomeFailed) else EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
@@ -91,7 +90,9 @@ def _run(options: argparse.Namespace) -> int:
             progress.note(notice)
         for cell in cells:
             if cell.done is not None:
-                progress.note(f"{cell.path}: done already (--overwrite runs it again)")
+                progress.note(
+                    f"{mirrors.told(cell.path)}: done already (--overwrite runs it again)"
+                )
             elif cell.reason is None and len(cell.repeats) < options.seeds:
                 progress.note(f"{cell.path}: no seed moves it; run once")
         try:

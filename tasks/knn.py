@@ -161,7 +161,10 @@ class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
         if not isinstance(features, Vectors):
             return NeighbourIndex(features, device, approximate)
         assert self._context.block is not None
-        block = max(1, self._context.block // features.row_bytes())
+        size = self._context.block
+        if torch.device(device).type == "cuda":
+            size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
+        block = max(1, size // features.row_bytes())
         return BlockedIndex(features, block, device, approximate)
 
     def _outcome(

@@ -17,6 +17,7 @@ from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
 from harness.bench.registers import registers
 from harness.bench.stored import stored
+from harness.bench.streamed import memory
 from harness.bench.tables import tables
 from harness.bench.tokencut import tokencut
 from harness.errors import HarnessError
@@ -43,6 +44,8 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
             return attention(device)
         case "lost":
             return lost(device)
+        case "memory":
+            return memory(device)
         case "registers":
             return registers(device)
         case "tables":

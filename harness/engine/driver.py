@@ -29,7 +29,7 @@ from harness.pictured.saving import clear
 from harness.plan import Cell
 from harness.progress import Progress, Silent
 from harness.run import HEAD_LOST, failure, groups
-from harness.storage.mirrors import push
+from harness.storage.mirrors import push, told
 
 RETRIES = 5
 """How often a task that a dying worker or node has taken along is begun again."""
@@ -283,7 +283,7 @@ class _Driver:
             clear(schema.pictures_folder(path), self._options.out)
             cell.path, cell.done = path, records.adopt(path, files)
             self._done += 1
-            self._progress.note(f"{path}: done ({self._done} of {self._cells})")
+            self._progress.note(f"{told(path)}: done ({self._done} of {self._cells})")
             try:
                 push(path)
             except HarnessError as error:

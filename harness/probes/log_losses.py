@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.features.vectors import Vectors
 
 _SQUARED = 4_096  # rows that are squared at a time
-_NUMBERS = 2**24  # float64 of a block: rows, and of each class logits, residuals and one more
+_NUMBERS = 2**22  # float64 of a block: rows, and of each class logits, residuals and one more
 _LEAST_ROWS = 256
 _DOUBLE = 8  # bytes
 
@@ -101,6 +101,14 @@ def fit_bytes(vector_bytes: int, classes: int) -> int:
     in float64, centred and rotated (two are there at once), and of each class its logit, the
     residual, where a direction leads and the logit there."""
     return vector_bytes + 2 * 2 * vector_bytes + 4 * _DOUBLE * classes
+
+
+def block_bytes(width: int, classes: int) -> int:
+    """What ``BlockedSums`` takes, however many pictures there are: the rows of a block and of the
+    last one (float64), of both and of the next as they were read (float32), and of each class its
+    logit, the residual and one more."""
+    rows = block_rows(width, classes)
+    return rows * (_DOUBLE * (2 * width + 3 * classes) + 3 * 4 * width)
 
 
 class KeptSums(Sums):

@@ -223,6 +223,12 @@ class LogisticPath(Path):
         return LogisticHead(c, *self._coordinates(), self.classes, objective / share, steps, done)
 
 
+def solver_bytes(width: int, classes: int) -> int:
+    """What L-BFGS takes, however many pictures there are: the steps that it remembers, the last
+    optima, and the weights, gradients and diagonal that it is at work on."""
+    return (2 * _MEMORY + _LOOKED_BACK + 8) * 8 * classes * (width + 1)
+
+
 def logistic_path(
     features: Tensor | Vectors,
     labels: Tensor,

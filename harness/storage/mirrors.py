@@ -4,6 +4,7 @@ results. Who writes into a folder of results says so here, and what is no mirror
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def push(record: Path) -> None:
                 raise HarnessError(
                     f"{error}. The result is kept on this machine; the same command uploads it."
                 ) from None
+
+
+def told(text: object) -> str:
+    """``text`` with the URL in the place of its mirror's folder, for people to read."""
+    whole = str(text)
+    for folder, mirror in _typed.items():
+        whole = whole.replace(str(folder), mirror.url)
+    return whole
+
+
+def from_there(path: Path, start: Path) -> str:
+    """Where ``path`` is as told in the folder ``start``: on its URL, or relative to ``start``."""
+    whole = told(path)
+    return whole if is_url(whole) else Path(os.path.relpath(path, start)).as_posix()
 
 
 def forget() -> None:

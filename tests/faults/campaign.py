@@ -1,7 +1,8 @@
 """``make faults SECONDS=60 TARGET=run,report``: commands that are disturbed, and what is left.
 
 A case is a target and a seed, from which the fault and its moment are drawn: ``make faults
-TARGET=run SEED=17`` runs one again and shows what the command said. After the fault whatever is
+TARGET=run SEED=17`` runs one again and shows what the command said. Ctrl-C ends the campaign with
+the table of what has run. After the fault whatever is
 there has to be whole and as an undisturbed run has it; what had been there before has to be there
 still; and the same command has to end with everything. Exit status 1 where that is not so.
 """
@@ -9,16 +10,24 @@ still; and the same command has to end with everything. Exit status 1 where that
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faults.cases import Case, run_case
+from faults.cluster import started
+from faults.command import end_all
 from faults.place import in_a_namespace
-from faults.targets import TARGETS, Target, make, make_world
+from faults.targets import OF_RAY, TARGETS, RayRuns, Target, make
+from faults.world import make_world
 
+Told = tuple[str, int, Case]
+"""The target's name, the seed, and what came of it."""
 KINDS = {
     "lost": "lost results",
     "wrong": "wrong results",
@@ -35,6 +44,8 @@ def warm() -> None:
     import sklearn.linear_model  # noqa: F401
     import timm  # noqa: F401
 
+    import harness.cli
+    import harness.further
     import harness.look.command
     import harness.report.command
     import harness.run  # noqa: F401
@@ -57,36 +68,46 @@ def main() -> int:
     if unknown := [name for name in names if name not in TARGETS]:
         parser.error(f"no target {unknown[0]!r}: {', '.join(TARGETS)}")
     in_a_namespace()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warm()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        world = make_world(Path(folder) / "world")
-        try:
-            return _campaign([make(name, world) for name in names], options)
-        finally:
-            world.place.close()
-
-
-def _campaign(targets: list[Target], options: argparse.Namespace) -> int:
-    cases: list[tuple[str, int, Case]] = []
-    for target in targets:
-        target.measure()
-        end, seed = time.monotonic() + options.seconds, options.first
-        if options.seed is not None:
-            seed, options.runs = options.seed, 1
-        count = 0
-        while count < options.runs if options.runs else time.monotonic() < end:
-            case = run_case(target, seed, options.fault)
-            cases.append((target.name, seed, case))
-            state = "; ".join(f"{one.kind}: {one.what}" for one in case.wrong)
-            state = state or ("ok" if case.landed else "came too late each time")
-            print(f"{target.name} {seed} {case.fault}: {state}", file=sys.stderr, flush=True)
-            if options.seed is not None:
-                print(target.world.place.log.read_text(errors="replace"))
-            count, seed = count + 1, seed + 1
+    cases: list[Told] = []
+    here = [name for name in names if name not in OF_RAY]
+    there = [name for name in names if name in OF_RAY]
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+        for of_ray, some in ((False, here), (True, there)):
+            if some:
+                world = make_world(folder / f"world{of_ray:d}", of_ray)
+                stack.callback(world.place.close)
+                stack.callback(end_all)
+                for name in some:
+                    target = make(name, world)
+                    if name == "ray":
+                        assert isinstance(target, RayRuns)
+                        target.cluster = stack.enter_context(started())
+                    for case in _campaign(target, options):
+                        cases.append(case)
     return summary(cases)
 
 
-def summary(cases: list[tuple[str, int, Case]]) -> int:
+def _campaign(target: Target, options: argparse.Namespace) -> Iterator[Told]:
+    count = 0
+    target.measure()
+    end, seed = time.monotonic() + options.seconds, options.first
+    if options.seed is not None:
+        seed, options.runs = options.seed, 1
+    while count < options.runs if options.runs else time.monotonic() < end:
+        case = run_case(target, seed, options.fault)
+        state = "; ".join(f"{one.kind}: {one.what}" for one in case.wrong[:3])
+        state = state or ("ok" if case.landed else "came too late each time")
+        print(f"{target.name} {seed} {case.fault}: {state}", file=sys.stderr, flush=True)
+        if options.seed is not None:
+            print(target.world.place.log.read_text(errors="replace"))
+        yield target.name, seed, case
+        count, seed = count + 1, seed + 1
+
+
+def summary(cases: Sequence[Told]) -> int:
     """Print what came of all; 1 where there are findings."""
     if not any(case.landed for _, _, case in cases):
         print("no fault landed")
@@ -105,7 +126,7 @@ def summary(cases: list[tuple[str, int, Case]]) -> int:
         shown += [str(counts[kind]) for kind in KINDS]
         print(f"{name:<30}" + "".join(f"{each:>15}" for each in shown))
     for name, seed, case in cases:
-        for one in case.wrong:
+        for one in case.wrong[:3]:
             again = f"make faults TARGET={name} SEED={seed}"
             print(f"{again} ({case.fault}): {one.kind}: {one.what}")
     return 1 if any(case.wrong for _, _, case in cases) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,13 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from faults.command import Act, Ended, Started, descendants, left_over
+from faults.command import Act, Ended, Started, at_work, descendants, left_over
 from faults.place import draw_room, fill, mend, read_only
-from faults.targets import Runs, Target, promised
+from faults.targets import RayRuns, Runs, Target, promised
 from faults.truth import Wrong
 
 KILLS = ("SIGKILL", "SIGTERM", "SIGINT")
 DISKS = ("full before", "full", "read-only before", "read-only")
+OF_RAY = ("ray worker killed", "raylet killed", "two drivers")
 OF_RUNS = ("worker killed", "store full", "store read-only", "two drivers", "cold")
 TRIES = 6
 """A fault that came after the end is no run: another moment is drawn, so many times."""
@@ -33,6 +35,8 @@ class Case:
 
 def faults_of(target: Target) -> tuple[str, ...]:
     disks = DISKS if target.world.place.mounts and target.name != "prune" else ()
+    if isinstance(target, RayRuns):
+        return KILLS + disks + OF_RAY if target.cluster is not None else KILLS
     if not isinstance(target, Runs) or target.name == "prune":
         return KILLS + disks
     own = OF_RUNS if disks else tuple(each for each in OF_RUNS if not each.startswith("store"))
@@ -61,8 +65,9 @@ def run_case(target: Target, seed: int, fault: str | None = None) -> Case:
         again = Started(target.arguments(), place)
         started.append(again.pid)
         ended = again.end()
-        case.wrong += promised(ended.status, (0,), ended)
-        case.wrong += target.ended()
+        wrong = target.ended()
+        refused = not wrong and target.refusal is not None and target.refusal in ended.told
+        case.wrong += promised(ended.status, (2,) if refused else (0,), ended) + wrong
         case.wrong += [Wrong("untidy", f"{name}: stays") for name in place.litter()]
         case.wrong += _processes(target, started)
     return case
@@ -80,28 +85,31 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
     if "full" in fault or "read-only" in fault:
         room = draw_room(draw)
         act: Act = (lambda: fill(folder, room)) if "full" in fault else lambda: read_only(folder)
-        ended = _go(target, started, _event(target, draw), act).end()
+        ended = _go(target, started, _event(target, case, draw), act).end()
         case.landed = ended.landed
         return _disk(target, case, ended) if case.landed else []
     if fault == "two drivers":
         return _two(target, case, draw, started)
+    if fault in OF_RAY:
+        return _of_ray(target, case, draw, started)
     if fault == "worker killed":
         return _worker(target, case, draw, started)
     if fault == "cold":
         command = _go(target, started, cold=True)
-        number = draw.choice((signal.SIGINT, signal.SIGKILL))
-        case.landed = command.after(draw.uniform(1.0, 5.0 + 2 * target.seconds))
+        # Not Ctrl-C: while Python itself starts it has its own words for it.
+        number = draw.choice((signal.SIGTERM, signal.SIGKILL))
+        case.landed = command.after(_moment(target, case, draw) * 2)
         if case.landed:
             os.killpg(command.pid, number)
         return _killed(number, command.end()) if case.landed else []
     number = signal.Signals[fault]
     if draw.random() < 0.6:
         act = _to_itself(number)
-        ended = _go(target, started, _event(target, draw), act).end()
+        ended = _go(target, started, _event(target, case, draw), act).end()
         case.landed = ended.landed
     else:
         command = _go(target, started)
-        case.landed = command.after(draw.uniform(0, target.seconds))
+        case.landed = command.after(_moment(target, case, draw))
         if case.landed:
             _send(command.pid, number)
         ended = command.end()
@@ -116,16 +124,22 @@ def _go(
     more: Sequence[str] = (),
     name: str = "log",
     cold: bool = False,
+    arguments: list[str] | None = None,
 ) -> Started:
     place = target.world.place
-    arguments = [*target.arguments(), *more]
-    command = Started(arguments, place, at, act, place.root / name, cold)
+    typed = [*(arguments or target.arguments()), *more]
+    command = Started(typed, place, at, act, place.root / name, cold)
     started.append(command.pid)
     return command
 
 
-def _event(target: Target, draw: random.Random) -> int:
-    return draw.randrange(max(1, target.events))
+def _event(target: Target, case: Case, draw: random.Random) -> int:
+    """Sooner, where it came too late before: of what is done already nothing is written."""
+    return draw.randrange(max(1, target.events >> (case.tries - 1)))
+
+
+def _moment(target: Target, case: Case, draw: random.Random) -> float:
+    return draw.uniform(0, target.seconds / 2 ** (case.tries - 1))
 
 
 def _to_itself(number: signal.Signals) -> Act:
@@ -163,10 +177,11 @@ def _disk(target: Target, case: Case, ended: Ended) -> list[Wrong]:
 def _two(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
     """Two drivers on one folder; one is killed, the other has to bring everything."""
     kill = draw.random() < 0.7
-    other = _go(target, started, name="other")
+    local = target.locally() if isinstance(target, RayRuns) else None
+    other = _go(target, started, name="other", arguments=local)
     number = draw.choice((signal.SIGKILL, signal.SIGINT))
     act = _to_itself(number) if kill else None
-    ended = _go(target, started, _event(target, draw), act).end()
+    ended = _go(target, started, _event(target, case, draw), act).end()
     its = other.end()
     case.landed = ended.landed or not kill
     wrong = promised(its.status, (0,), its)
@@ -180,7 +195,7 @@ def _two(target: Target, case: Case, draw: random.Random, started: list[int]) ->
 def _worker(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
     """A decoding process is killed: the command says so, or did not need it any more."""
     command = _go(target, started, more=("--workers=2",))
-    command.after(draw.uniform(0, target.seconds))
+    command.after(_moment(target, case, draw))
     while command.running() and not case.landed:
         workers = list(descendants(command.pid))
         if workers:
@@ -190,6 +205,27 @@ def _worker(target: Target, case: Case, draw: random.Random, started: list[int])
             time.sleep(0.002)
     ended = command.end()
     return promised(ended.status, (0, 1, 2), ended) if case.landed else []
+
+
+def _of_ray(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
+    """A process that runs a piece or finishes a cell is killed, or the node that it may be on:
+    the work is done again, and the command ends as if nothing had been."""
+    assert isinstance(target, RayRuns) and target.cluster is not None
+    command = _go(target, started)
+    command.after(_moment(target, case, draw))
+    while command.running() and not case.landed:
+        if case.fault == "raylet killed":
+            target.cluster.tell("lose")
+            case.landed = True
+        elif workers := at_work():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(workers), signal.SIGKILL)
+                case.landed = True
+        time.sleep(0.002)
+    ended = command.end()
+    if case.fault == "raylet killed" and case.landed:
+        target.cluster.tell("heal")
+    return promised(ended.status, (0,), ended) + target.ended() if case.landed else []
 
 
 def _processes(target: Target, started: Sequence[int]) -> list[Wrong]:

@@ -22,7 +22,7 @@ from faults.place import Place
 
 MARK = "FAULTS_CASE"
 """In the environment of every process of a case, so that what is left over is found."""
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
@@ -40,6 +40,16 @@ class Ended:
     seconds: float
     events: int = 0
     landed: bool = False
+
+
+_running: set[int] = set()
+
+
+def end_all() -> None:
+    """Kill the commands that still run: nobody will look at them."""
+    for pid in _running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 class Started:
@@ -65,11 +75,13 @@ class Started:
         self.pid = os.fork()
         if not self.pid:
             self._child(arguments, at, act, cold)
+        _running.add(self.pid)
 
     def _child(self, arguments: Sequence[str], at: int | None, act: Act | None, cold: bool) -> None:
         status = 99
         try:
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(log, 1)
@@ -89,6 +101,10 @@ class Started:
             if cold:
                 os.execv(sys.executable, [sys.executable, "-m", "harness.cli", *arguments])
             count = _watch((self._place.out, self._place.store), at, act, self._landed)
+            if self._place.shard is not None:
+                import harness.features.store
+
+                harness.features.store.SHARD = self._place.shard
             from harness.cli import main
 
             status = main(arguments)
@@ -111,6 +127,7 @@ class Started:
         return self._ended is None
 
     def _end(self, status: int) -> None:
+        _running.discard(self.pid)
         seconds = time.monotonic() - self._began
         told = self._log.read_text(errors="replace") if self._log.exists() else ""
         events = int(self._place.events.read_text()) if self._place.events.exists() else 0
@@ -184,6 +201,17 @@ def descendants(pid: int) -> Iterator[int]:
         one = todo.pop()
         yield one
         todo += parents.get(one, [])
+
+
+def at_work() -> list[int]:
+    """Processes of Ray's that run a piece or finish a cell at this moment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (entry / "cmdline").read_bytes().startswith((b"ray::_piece", b"ray::_finish")):
+                    found.append(int(entry.name))
+    return found
 
 
 def left_over(place: Place, sessions: Collection[int]) -> dict[int, str]:

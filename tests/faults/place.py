@@ -29,10 +29,11 @@ def in_a_namespace() -> None:
 
 class Place:
     """``out`` and ``store`` are disks of ``megabytes``, ``temporary`` is a plain folder, all empty
-    after ``clean``. ``mounts``: whether they are disks, which can be filled."""
+    after ``clean``. ``mounts``: whether they are disks, which can be filled. ``shard``: pictures in
+    a shard of the store, if not as many as always."""
 
-    def __init__(self, root: Path, megabytes: int = 48) -> None:
-        self.root = root
+    def __init__(self, root: Path, shard: int | None = None, megabytes: int = 48) -> None:
+        self.root, self.shard = root, shard
         self.out, self.store, self.temporary = root / "out", root / "store", root / "tmp"
         self.log, self.events = root / "log", root / "events"
         self._size = f"size={megabytes}m".encode()

@@ -2,111 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faults.cluster import Cluster
 from faults.command import Ended, Started
-from faults.place import Place
 from faults.truth import Wrong, files_differ, found, results_differ, store_differs, stored
+from faults.world import World
 
-MODELS = ("nano", "nano-reg4", "pixels")
-SETS = "faulted: {format: scenes, size: 48, count: {train: 40, test: 8}}\n"
-# Every kind of task: folds that merge, vectors that are stored, patches that are stored.
-SUITE = """\
-faulted:
-  note: one small cell of each kind
-  runs:
-    - {tasks: [lost, attention], datasets: [faulted]}
-    - {tasks: [knn], datasets: [faulted], settings: {resize: 48, crop: 48, k: [5]}}
-    - {tasks: [logistic], datasets: [faulted], settings: {resize: 48, crop: 48, c_count: 3}}
-    - {tasks: [segmentation], protocols: [knn-seg], datasets: [faulted], settings: {size: 48}}
-"""
 PRETRAIN = [
     *("--size=mote", "--registers=2", "--steps=24", "--batch-size=4", "--local-crops=0"),
     *("--workers=0", "--threads=1", "--set=head_outputs=64", "--set=head_hidden=32"),
     "--set=checkpoint_every=3",
 ]
-SHARD = 16  # of the store: several shards for 40 pictures
-
-
-@dataclass(frozen=True)
-class World:
-    """What all cases share: ``results``, a ``copy`` of them, and ``store`` are those of the
-    undisturbed run, ``pictures`` are a few files."""
-
-    root: Path
-    place: Place
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results"
-
-    @property
-    def copy(self) -> Path:
-        return self.root / "copy"
-
-    @property
-    def store(self) -> Path:
-        return self.root / "store"
-
-    @property
-    def pictures(self) -> Path:
-        return self.root / "pictures"
-
-    def run(self, models: Sequence[str], *more: str) -> list[str]:
-        """The command of a run over the suite."""
-        suites, sets = self.root / "suites.yaml", self.root / "sets.yaml"
-        files = f"--suites={suites}", f"--datasets={sets}", f"--out={self.place.out}"
-        return ["run", "--suite=faulted", f"--model={','.join(models)}", *files, *more]
-
-
-def make_world(root: Path) -> World:
-    """Paint, and run everything once without a fault."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "suites.yaml").write_text(SUITE)
-    (root / "sets.yaml").write_text(SETS)
-    world = World(root, Place(root / "case"))
-    _warm(world)
-    ended = Started(world.run(MODELS, "--workers=0"), world.place).end()
-    if ended.status:
-        raise SystemExit(f"the undisturbed run: status {ended.status}\n{ended.told}")
-    for folder in (world.results, world.copy):
-        shutil.copytree(world.place.out, folder)
-    shutil.copytree(world.place.store, world.store)
-    return world
-
-
-def _warm(world: World) -> None:
-    """Make in this process what every command would make again: painted pictures, facts of the
-    models; and settings under which little takes long."""
-    from PIL import Image
-
-    import harness.features.store
-    from harness.backbone.sources import inspect
-    from harness.data.catalog import Catalog
-    from harness.nano import scenes
-    from harness.nano.recipe import SIZES, Size
-    from harness.recording import gigaflops_of
-    from harness.registry import Registry
-
-    harness.features.store.SHARD = SHARD
-    SIZES["mote"] = Size(width=32, depth=2, heads=2, patch=8, crop=32, local_crop=16)
-    scenes._rendered = functools.lru_cache(maxsize=256)(scenes._rendered.__wrapped__)
-    roles = Catalog.load([world.root / "sets.yaml"]).open("faulted")
-    world.pictures.mkdir()
-    for role, dataset in roles.items():
-        for place, sample in enumerate(dataset.samples):
-            picture = dataset.picture(place)
-            if role == "train" and place < 6:
-                Image.fromarray(picture).save(world.pictures / f"{sample.id}.png")
-    registry = Registry.load([])
-    for name in MODELS:
-        inspect(registry.entry(name))
-        gigaflops_of(registry.entry(name))
 
 
 @dataclass
@@ -117,6 +28,8 @@ class Target:
     world: World
     loose: tuple[str, ...] = ()
     """Names of files that tell the time, so that no two of them are one."""
+    refusal: str | None = None
+    """What the command says where it finds all done, if it does not replace that."""
     truth: dict[str, bytes] = field(default_factory=dict)
     events: int = 0
     seconds: float = 0.0
@@ -124,7 +37,7 @@ class Target:
 
     def arguments(self) -> list[str]:
         out, results = self.world.place.out, f"--results={self.world.results}"
-        pictures = [str(each) for each in sorted(self.world.pictures.iterdir())[:2]]
+        pictures = [str(each) for each in sorted(self.world.pictures.glob("*.png"))[:2]]
         extract = f"--dataset=faulted --datasets={self.world.root / 'sets.yaml'}".split()
         sides = f"--baseline={self.world.results}", f"--candidate={self.world.copy}"
         return {
@@ -176,7 +89,7 @@ class Runs(Target):
     more: tuple[str, ...] = ("--workers=0",)
 
     def arguments(self) -> list[str]:
-        return self.world.run(MODELS, *self.more)
+        return self.world.run(*self.more)
 
     def measure(self) -> None:
         super().measure()
@@ -220,6 +133,20 @@ class Runs(Target):
         return wrong + store_differs(place.store, self.vectors)
 
 
+class RayRuns(Runs):
+    """``harness run --engine ray`` on a cluster that is there (``address``), or on its own."""
+
+    cluster: Cluster | None = None
+
+    def arguments(self) -> list[str]:
+        where = [] if self.cluster is None else [f"--address={self.cluster.address}"]
+        return self.world.run("--workers=0", "--engine=ray", *where)
+
+    def locally(self) -> list[str]:
+        """The same run on the local engine."""
+        return self.world.run("--workers=0")
+
+
 class Prunes(Runs):
     """``harness store prune`` while nothing runs: what stays is whole, and a run fills it again."""
 
@@ -249,25 +176,21 @@ def make(name: str, world: World) -> Target:
     """The target of that name."""
     if name == "run":
         return Runs(name, world)
+    if name in OF_RAY:
+        return RayRuns(name, world)
     if name == "prune":
         return Prunes(name, world)
     loose = {
         "extract": ("index.json",),
         "pretrain": ("training.pt", "log.jsonl", "models.yaml"),
     }.get(name, ())
-    return Target(name, world, loose)
+    return Target(name, world, loose, "is there already" if name == "extract" else None)
 
 
+OF_RAY = ("ray", "ray-own")
 TARGETS = (
-    "run",
-    "leaderboard",
-    "report",
-    "regress",
-    "merge",
-    "look",
-    "extract",
-    "pretrain",
-    "prune",
+    *("run", "leaderboard", "report", "regress", "merge", "look", "extract", "pretrain", "prune"),
+    *OF_RAY,
 )
 
 
