@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A test process a core, of one thread each (tests/conftest.py); a file's tests stay in one process.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Each process that a test starts would compile the house anew.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
 .PHONY: install demo test check fuzz faults bench baseline regress clean

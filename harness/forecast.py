@@ -83,7 +83,7 @@ def _last_digests(store: Store) -> dict[tuple[str, str], str]:
     except HarnessError:
         return digests
     for manifest in (one.manifest for one in found):
-        if manifest is not None:
+        if manifest is not None and "model" in manifest.facts:  # texts are of no weights
             name = str(manifest.about["entry_digest"]), str(manifest.about["weights_from"])
             digests.setdefault(name, str(manifest.facts["model"]["weights"]))
     return digests

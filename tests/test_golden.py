@@ -43,6 +43,13 @@ SETTINGS: dict[str, dict[str, object]] = {
     "dinov2-linear-depth-4": CROPS,
     "dinov3-linear-depth": CROPS,
     "anatomy": {"outliers": "quantile0.9"},
+    "zeroshot-seg": {"size": 56, "templates": "prompts"},
+    "zeroshot-seg-windows": {
+        "short": 56,
+        "window": 42,
+        "stride": 28,
+        "templates": "prompts",
+    },
     "local-information": {"outliers": "quantile0.9", "held_out": 0.5},
     "clip-retrieval": {"size": 56},
     "text-retrieval": {"size": 56},
@@ -53,6 +60,8 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""
+PIXELS = {"depth", "segmentation", "zeroshot-seg"}
+"""Tasks that tell something of every pixel."""
 CASES = [(task, protocol) for task in task_names() for protocol in find_task(task).protocols]
 
 
@@ -64,7 +73,7 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     data.write_text(PAINTED)
     classified = isinstance(chosen, TokenProtocol)
     settings = {**(CLASSIFIED if classified else {}), **SETTINGS.get(protocol, {})}
-    painted = classified or task in {"depth", "segmentation", "typographic", "zeroshot"}
+    painted = classified or task in {*PIXELS, "typographic", "zeroshot"}
     dataset, files = "golden" if painted else "generated", [data]
     if task == "instance-retrieval":
         dataset, files = "landmarks", [paint(out / "painted")]
@@ -113,12 +122,12 @@ def test_scores_move_only_with_the_protocols_version(
     assert found["hash"] == golden["hash"], f"a setting of {protocol} changed: give it a version"
     for model in MODELS:
         for name, value in golden["scores"][model]["metrics"].items():
-            near = 1e-2 if task in {"depth", "segmentation"} else 1e-6
+            near = 1e-2 if task in PIXELS else 1e-6
             assert found["scores"][model]["metrics"][name] == pytest.approx(value, near), name
         columns = found["scores"][model]["columns"]
         assert columns.keys() == golden["scores"][model]["columns"].keys()
         for name, column in golden["scores"][model]["columns"].items():
-            if task in {"depth", "segmentation"} and name not in {"image_id", "scene"}:
+            if task in PIXELS and name not in {"image_id", "scene"}:
                 # Trained, so that machines differ a little: in metres, or in a few pixels.
                 off = 3 if np.ndim(column) == 2 else 1e-3
                 np.testing.assert_allclose(columns[name], column, rtol=1e-3, atol=off)

@@ -14,6 +14,7 @@ from text_towers import SIZE, config, openclip_folder, picture_checkpoint
 
 from harness import cli, evaluate
 from harness.aggregates import values
+from harness.language import source
 from harness.language import texts as texts_module
 from harness.language.class_texts import class_texts
 from harness.language.zero_shot import ranks, weights_per_class
@@ -151,6 +152,20 @@ def test_wrong_use_is_exit_status_2_and_one_message(
     assert cli.main(["run", *base, *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_without_open_clip_that_is_said_before_pictures_are_read(
+    texted: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(source, "find_spec", lambda name: None)
+    arguments = ["--models", str(texted), "--datasets", str(data), "--out", str(tmp_path / "out")]
+    arguments += ["--task", "zeroshot", "--model", "tiny", "--dataset", "painted", *SMALL]
+    assert cli.main(["run", *arguments]) == 2
+    assert "pip install 'vit-harness[openclip]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

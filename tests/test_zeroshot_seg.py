@@ -62,6 +62,22 @@ def camvid(folder: Path, shared: Path) -> Path:
     return file
 
 
+def coco(folder: Path, shared: Path) -> Path:
+    """Three pictures of COCO with ids up to 200, of which 0 says nothing."""
+    for kind in ("images", "masks"):
+        (folder / kind / "test").mkdir(parents=True)
+    for mask in sorted((shared / "coco256/semantic/val2017").iterdir())[:3]:
+        picture = shared / f"coco256/val2017/{mask.stem}.jpg"
+        (folder / "images/test" / picture.name).symlink_to(picture)
+        (folder / "masks/test" / mask.name).symlink_to(mask)
+    file, names = folder / "real.yaml", ", ".join(f"k{n}: {n}" for n in range(1, 201))
+    file.write_text(
+        f"coco: {{format: masks, root: {folder}, splits: {{test: test}}, ignore: [0], "
+        f"classes: {{{names}}}}}\n"
+    )
+    return file
+
+
 @torch.no_grad()
 def by_a_plain_loop(
     backbone: Any, tower: FakeTower, path: Path, names: list[list[str]], read: str
@@ -110,26 +126,45 @@ def counted(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarra
     )
 
 
+def against_a_plain_loop(
+    folder: Path, data: Path, dataset: str, model: str, read: str, tower: FakeTower, root: Path,
+    masks: str,
+) -> None:  # fmt: skip
+    """Every pixel of three pictures. ``root`` has their files, ``masks`` the folder of labels."""
+    settings = {**EXACT, "read": read, "templates": "prompts"}
+    record = run(folder, model, dataset, data, settings, limit=3)
+    told, names = columns(folder / "out"), list(record.details["iou_by_class"])
+    backbone = harness.load_backbone(model, [models(folder)], device="cpu")
+    texts = [[f"a photo of a {name}."] for name in names]
+    for row, identity in enumerate(told["image_id"]):
+        picture = next(root.glob(f"{Path(identity).stem}.*"))
+        labels = np.asarray(Image.open(root.parent / masks / f"{picture.stem}.png")).astype(int)
+        truth = np.where(labels == 11, IGNORED, labels) if dataset == "cam" else labels - 1
+        truth = np.where(truth < 0, IGNORED, truth)
+        predicted = by_a_plain_loop(backbone, tower, picture, texts, read)
+        found = np.stack([told[name][row] for name in ("intersection", "predicted", "labelled")])
+        off = np.abs(found.T - counted(predicted, truth, len(names))).max()
+        assert off <= 2, "all but a tie or two"
+        assert len(np.unique(predicted)) > 1
+
+
 @pytest.mark.parametrize("read", ["value", "token"])
 @pytest.mark.parametrize("model", ["tiny", "tiny-reg4"])
 def test_every_pixel_of_camvid_is_of_the_class_that_a_plain_loop_gives(
     model: str, read: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tower := FakeTower())
-    settings = {**EXACT, "read": read, "templates": "prompts"}
-    record = run(tmp_path, model, "cam", camvid(tmp_path, shared_data), settings, limit=3)
-    told = columns(tmp_path / "out")
-    backbone = harness.load_backbone(model, [models(tmp_path)], device="cpu")
-    for row, identity in enumerate(told["image_id"]):
-        root = shared_data / "camvid"
-        picture = next(root.glob(f"val/{Path(identity).stem}.*"))
-        labels = np.asarray(Image.open(root / f"valannot/{picture.stem}.png"))
-        truth = np.where(labels == 11, IGNORED, labels)
-        texts = [[f"a photo of a {name}."] for name in record.details["iou_by_class"]]
-        predicted = by_a_plain_loop(backbone, tower, picture, texts, read)
-        found = np.stack([told[name][row] for name in ("intersection", "predicted", "labelled")])
-        assert np.abs(found.T - counted(predicted, truth, 11)).max() <= 2, "all but a tie or two"
-        assert len(np.unique(predicted)) > 1
+    data, root = camvid(tmp_path, shared_data), shared_data / "camvid/val"
+    against_a_plain_loop(tmp_path, data, "cam", model, read, tower, root, "valannot")
+
+
+def test_every_pixel_of_coco_is_of_the_class_that_a_plain_loop_gives(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tower := FakeTower())
+    data, root = coco(tmp_path, shared_data), tmp_path / "images/test"
+    (tmp_path / "images/masks").symlink_to(tmp_path / "masks/test")
+    against_a_plain_loop(tmp_path, data, "coco", "tiny-reg4", "value", tower, root, "masks")
 
 
 def planted(model: str, read: Read) -> FakeTower:
@@ -213,6 +248,24 @@ def test_batches_and_the_store_move_no_pixel(
     for other in found[1:]:
         for name, column in found[0].items():
             assert np.array_equal(column, other[name]), name
+
+
+def test_patches_are_pooled_alone_where_attention_pools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, FakeTower())
+    small = "{embed_dim: 48, depth: 3, num_heads: 4, img_size: 64}"
+    file = models(
+        tmp_path,
+        pooled=f"  timm: vit_base_patch16_siglip_256.v2_webli\n  arguments: {small}\n",
+    )
+    settings, data = {"size": SIDE, "templates": "prompts"}, blocks(tmp_path)
+    record = run(tmp_path, "pooled", "blocks", data, settings, file=file, weights="random")
+    assert record.protocol.resolved["facet"] == "pooled-alone"
+    assert columns(tmp_path / "out")["predicted"].sum() == 6 * SIDE * SIDE
+    token = {**settings, "read": "token"}
+    with pytest.raises(HarnessError, match="read=value pools each patch alone"):
+        run(tmp_path, "pooled", "blocks", data, token, file=file, weights="random")
 
 
 def test_test_time_registers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

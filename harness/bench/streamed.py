@@ -45,7 +45,7 @@ def memory(
     device: str = "auto",
     banks: Sequence[int] = BANKS,
     width: int = 384,
-    queries: int = 256,
+    queries: int = 64,
     block_mib: int = 16,
 ) -> dict[str, Any]:
     """Of each bank the extra memory and the seconds of kNN, and of the first two those of a

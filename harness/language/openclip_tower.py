@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.backbone import checkpoint_files
 from harness.backbone.arithmetic import exact_float32
 from harness.errors import HarnessError
-from harness.language.source import TextSource
+from harness.language.source import EXTRA, NOT_INSTALLED, TextSource
 from harness.registry import Weights
 
 _BATCH = 256
-_EXTRA = "pip install 'vit-harness[openclip]'"
+_PICKLES = {".bin", ".pt", ".pth"}
 
 
 class OpenClipTower:
@@ -79,12 +80,25 @@ def load_openclip_tower(
     try:
         import open_clip
     except ImportError:
-        raise HarnessError(
-            f"model {model!r}: its text tower is open_clip's, which is not installed: {_EXTRA}"
-        ) from None
+        raise HarnessError(f"model {model!r}: {NOT_INSTALLED}") from None
     name = source.openclip or ""
     _check_name(model, source, open_clip)
+    with _quiet():  # before the weights, which take longer
+        try:
+            tokenizer = open_clip.get_tokenizer(name)
+        except ImportError as error:
+            raise HarnessError(
+                f"model {model!r}: the tokenizer of {source.name} needs a package that is not "
+                f"installed ({_first_line(error)}): {EXTRA}"
+            ) from None
+        except Exception as error:  # as above
+            raise HarnessError(
+                f"model {model!r}: the tokenizer of {source.name} is not on this machine and could "
+                f"not be fetched ({_first_line(error)}). Fetch it where there is a network"
+            ) from None
     released = weights == "released"
+    if released:
+        _check_files(source)
     pretrained: str | None = None
     if released and not source.whole:
         pretrained = source.weights or str(source.checkpoint)
@@ -104,19 +118,6 @@ def load_openclip_tower(
                 f"model {model!r}: its text tower, {source.name}, cannot be loaded "
                 f"({_first_line(error)}). Fetch it where there is a network, or name a file as "
                 f"`checkpoint:` in `text:`, or try the machinery with --weights random"
-            ) from None
-    with _quiet():
-        try:
-            tokenizer = open_clip.get_tokenizer(name)
-        except ImportError as error:
-            raise HarnessError(
-                f"model {model!r}: the tokenizer of {source.name} needs a package that is not "
-                f"installed ({_first_line(error)}): {_EXTRA}"
-            ) from None
-        except Exception as error:  # as above
-            raise HarnessError(
-                f"model {model!r}: the tokenizer of {source.name} is not on this machine and could "
-                f"not be fetched ({_first_line(error)}). Fetch it where there is a network"
             ) from None
     own = source.name if released else f"{source.name}, random weights"
     return OpenClipTower(own, source.digest(weights, seed), module, tokenizer, device)
@@ -146,6 +147,17 @@ def _check_name(model: str, source: TextSource, open_clip: Any) -> None:
         )
     if source.checkpoint is not None and not source.checkpoint.is_file():
         raise HarnessError(f"model {model!r}: no checkpoint at {source.checkpoint} (`text:`)")
+
+
+def _check_files(source: TextSource) -> None:
+    """Raises ``HarnessError`` for a local pickle that would need more than tensors. open_clip asks
+    torch for the same, and where that fails in some ways reads the file again without it."""
+    files = [source.checkpoint] if source.checkpoint is not None else []
+    if source.folder is not None:
+        files += sorted(source.folder.iterdir())
+    for file in files:
+        if file == source.checkpoint or file.suffix in _PICKLES:
+            checkpoint_files.read(file)
 
 
 def _projection(name: str, visual: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,9 @@ LOCAL = "local-dir:"
 """open_clip's prefix for a folder with ``open_clip_config.json``, weights and tokenizer."""
 HUB = "hf-hub:"
 """open_clip's prefix for such a folder on the Hugging Face hub."""
+
+EXTRA = "pip install 'vit-harness[openclip]'"
+NOT_INSTALLED = f"its text tower is open_clip's, which is not installed: {EXTRA}"
 
 _VERSION = 1
 """Another number whenever harness code changes the vectors that a tower gives."""
@@ -121,8 +125,15 @@ def text_digest(task: Task[Any], entry: ModelEntry, variant: Mapping[str, Any]) 
 
 
 def cannot_read(task: Task[Any], entry: ModelEntry, registry: Registry) -> str | None:
-    """Why ``task`` makes no sense for an entry without a text tower; None where it does."""
-    if not task.needs_text or entry.text is not None:
+    """Why ``task`` makes no sense for an entry without a text tower; None where it does.
+
+    Raises ``HarnessError`` where open_clip, which has the tower, is not installed: told before the
+    pictures are read, and not after."""
+    if not task.needs_text:
+        return None
+    if entry.text is not None:
+        if entry.text.openclip is not None and find_spec("open_clip") is None:
+            raise HarnessError(f"model {entry.name!r}: {NOT_INSTALLED}")
         return None
     return f"the model has no text tower ({_some(having(registry))} have one)"
 

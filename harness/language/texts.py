@@ -1,7 +1,8 @@
 """Text vectors, computed once and kept in the feature store beside those of pictures.
 
 The tower is loaded for what the store has not got, and for nothing else: a second run of the same
-prompts loads none. Vectors are stored under the tower's digest and the texts', a key a call.
+prompts loads none. Vectors are stored under the tower's digest and the texts', a key a call, in
+shards that are written as they come: a killed run goes on with the one that it was in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.language.tower import TextTower, load_tower
 from harness.registry import ModelEntry, Weights
 
 _PIECE = 64
-"""Groups of texts that are encoded together: 80 templates of as many classes are a few MB."""
+"""Groups of texts that are encoded and stored together: 80 templates of so many are a few MB."""
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Texts:
         """``[n, E]`` float32 of unit length, on the CPU. Raises ``HarnessError`` for a text that
         is no text."""
         check_texts(texts)
-        return self._kept("each", list(texts), lambda: self._tower().encode(texts))
+        return self._kept("each", list(texts), lambda part: self._tower().encode(part))
 
     def means(self, groups: Sequence[Sequence[str]]) -> Tensor:
         """``[groups, E]``: of each group the mean of its texts' unit vectors, of unit length again
@@ -84,21 +85,14 @@ class Texts:
             if not group:
                 raise ValueError("a group without a text")
 
-        def compute() -> Tensor:
-            tower, parts = self._tower(), []
-            for first in range(0, len(groups), _PIECE):
-                some = groups[first : first + _PIECE]
-                # A text that stands in several groups (one word of two classes) is encoded once.
-                place = {
-                    text: n for n, text in enumerate(dict.fromkeys(t for g in some for t in g))
-                }
-                vectors = tower.encode(list(place))
-                for group in some:
-                    mean = vectors[[place[text] for text in group]].mean(0)
-                    parts.append(torch.nn.functional.normalize(mean, dim=0))
-            return torch.stack(parts)
+        def compute(some: Sequence[Sequence[str]]) -> Tensor:
+            # A text that stands in several groups (one word of two classes) is encoded once.
+            every = list(dict.fromkeys(text for group in some for text in group))
+            place, vectors = {text: n for n, text in enumerate(every)}, self._tower().encode(every)
+            means = [vectors[[place[text] for text in group]].mean(0) for group in some]
+            return torch.nn.functional.normalize(torch.stack(means), dim=1)
 
-        return self._kept("means", [list(group) for group in groups], compute)
+        return self._kept("means", [list(group) for group in groups], compute, _PIECE)
 
     def project(self, tokens: Tensor) -> Tensor:
         """The picture tower's normed tokens ``[..., D]`` -> ``[..., E]`` float32, not of unit
@@ -109,28 +103,41 @@ class Texts:
         """``[n]``: which texts are longer than the tower's context, which cuts them."""
         check_texts(texts)
 
-        def compute() -> Tensor:
-            return torch.from_numpy(self._tower().cut(texts))[:, None]
+        def compute(part: Sequence[str]) -> Tensor:
+            return torch.from_numpy(self._tower().cut(part))[:, None]
 
         found = self._kept("cut", list(texts), compute)
         cut: NDArray[np.bool_] = found[:, 0].numpy() > 0
         return cut
 
-    def _kept(self, what: str, asked: list[Any], compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` gives for the texts ``asked``, from the store where it is there."""
+    def _kept(
+        self, what: str, asked: list[Any], compute: Callable[[Any], Tensor], shard: int = SHARD
+    ) -> Tensor:
+        """What ``compute`` gives for the texts ``asked``, from the store as far as it is there."""
         if not asked:
             return torch.zeros(0, self._tower().width)
         texts = hashlib.sha256(canonical_json([what, asked])).hexdigest()
         told = f"{what} of {len(asked):,} texts"
-        return self._through_store({"texts": texts}, told, len(asked), compute)
+
+        def rows(first: int, last: int) -> Tensor:
+            return compute(asked[first:last])
+
+        return self._through_store({"texts": texts}, told, len(asked), rows, shard)
 
     def _through_store(
-        self, facts: dict[str, Any], told: str, rows: int, compute: Callable[[], Tensor]
+        self,
+        facts: dict[str, Any],
+        told: str,
+        count: int,
+        compute: Callable[[int, int], Tensor],
+        shard: int,
     ) -> Tensor:
-        """``[rows, E]`` float32."""
+        """``[count, E]`` float32, of which ``compute(first, last)`` gives some rows."""
+        starts = range(0, count, shard)
+        ends = [min(first + shard, count) for first in starts]
         if not self.stored:
-            return self._values(compute())
-        store = user_store()
+            parts = [_values(compute(*each)) for each in zip(starts, ends, strict=True)]
+            return torch.cat(parts)
         whole = {"tower": self.digest, "software": software(), "device": self._kind, **facts}
         about = {
             "model": self.entry.name,
@@ -140,27 +147,22 @@ class Texts:
             "split": None,
             "token": f"{told} by {self.name}",
         }
-        feature = store.feature(Key({**whole, "shard": SHARD}, about), rows)
-        starts = range(0, rows, SHARD)
-        found = [feature.read(shard) for shard in range(len(starts))]
-        if all(part is not None for part in found):
-            return torch.cat([part.values.clone() for part in found if part is not None])
-        values = self._values(compute())
-        if len(values) != rows:
-            raise ValueError(f"{rows} rows were to come, {len(values)} came")
-        for shard, start in enumerate(starts):
-            part = values[start : start + SHARD].contiguous().clone()
-            there, geometry = torch.ones(len(part), dtype=torch.bool), torch.zeros(len(part), 13)
-            feature.write(shard, Rows(part, there, geometry.to(torch.int32), {}))
-        return values
+        feature = user_store().feature(Key({**whole, "shard": shard}, about), count)
+        parts = []
+        for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
+            found = feature.read(number)
+            if found is None:
+                values = _values(compute(first, last)).contiguous()
+                there = torch.ones(len(values), dtype=torch.bool)
+                geometry = torch.zeros(len(values), 13, dtype=torch.int32)
+                found = Rows(values, there, geometry, {})
+                feature.write(number, found)
+            parts.append(found.values.clone())
+        return torch.cat(parts)
 
     @property
     def _kind(self) -> str:
         return self.device.partition(":")[0]
-
-    @staticmethod
-    def _values(values: Tensor) -> Tensor:
-        return values.detach().float().cpu()
 
     def _of_the_head(self, width: int | None) -> _Head:
         """Projection, scale and bias. A projection is affine: it is kept as what it makes of the
@@ -170,20 +172,21 @@ class Texts:
         if known is not None and (width is None or known.width in (None, width)):
             return known
 
-        def scalars() -> Tensor:
+        def scalars(first: int, last: int) -> Tensor:
             tower = self._tower()
             return torch.tensor([[tower.scale, tower.bias]], dtype=torch.float64).float()
 
-        def matrix() -> Tensor:
+        def matrix(first: int, last: int) -> Tensor:
             tower, units = self._tower(), torch.eye(width or 1)
             zero = tower.project(torch.zeros(1, width or 1))
             return torch.cat([tower.project(units) - zero, zero])
 
-        scale, bias = self._through_store({"head": "scale, bias"}, "scale and bias", 1, scalars)[0]
+        facts = {"head": "scale, bias"}
+        scale, bias = self._through_store(facts, "scale and bias", 1, scalars, 1)[0]
         head = _Head(float(scale), float(bias))
         if width is not None:
-            facts = {"head": "projection", "width": width}
-            rows = self._through_store(facts, "the projection", width + 1, matrix)
+            about = {"head": "projection", "width": width}
+            rows = self._through_store(about, "the projection", width + 1, matrix, width + 1)
             same = torch.equal(rows, torch.cat([torch.eye(width), torch.zeros(1, width)]))
             head = _Head(float(scale), float(bias), width, None if same else rows)
         self._head = head
@@ -221,6 +224,10 @@ class _Head:
             return values
         rows = self.rows.to(values.device)
         return values @ rows[:-1] + rows[-1]
+
+
+def _values(values: Tensor) -> Tensor:
+    return values.detach().float().cpu()
 
 
 def check_texts(texts: Sequence[str]) -> None:

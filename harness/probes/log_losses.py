@@ -104,10 +104,11 @@ def fit_bytes(vector_bytes: int, classes: int) -> int:
 
 
 def block_bytes(width: int, classes: int) -> int:
-    """What ``BlockedSums`` takes, however many pictures there are: a block's rows (float64, and
-    float32 for it and the next), and of each class its logit, the residual and one more."""
+    """What ``BlockedSums`` takes, however many pictures there are: the rows of a block and of the
+    last one (float64), of both and of the next as they were read (float32), and of each class its
+    logit, the residual and one more."""
     rows = block_rows(width, classes)
-    return rows * (_DOUBLE * (width + 3 * classes) + 2 * 4 * width)
+    return rows * (_DOUBLE * (2 * width + 3 * classes) + 3 * 4 * width)
 
 
 class KeptSums(Sums):

@@ -46,10 +46,11 @@ def disowned(record: Path) -> bool:
     """Whether a record is there whose table or head is not the one that it names."""
     try:
         facts = json.loads(record.read_bytes())
-        beside = [facts["per_picture"], *([facts["head"]] if facts.get("head") else [])]
-        for each in beside:
-            data = (record.parent / str(each["file"])).read_bytes()
-            if hashlib.sha256(data).hexdigest() != each["sha256"]:
+        for part, ending in (("per_picture", ".parquet"), ("head", ".head.safetensors")):
+            file = record.with_suffix(ending)
+            if facts[part] is None or (part == "head" and not file.exists()):
+                continue  # a record is whole without its head
+            if hashlib.sha256(file.read_bytes()).hexdigest() != facts[part]["sha256"]:
                 return True
     except FileNotFoundError:
         return record.exists()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -87,12 +88,12 @@ class Mirror:
             if not left or not any(disowned(self.folder / name) for name in changed):
                 break
             time.sleep(random.uniform(0.2, 0.6))
-        return sorted(self._unsent(self._entries()))
+        return sorted(self._unsent(self._entries(), self._here()))
 
     def push(self, record: str) -> None:
         """Upload the files of a record that are not there yet, the record last, and remove what it
         had there and has not here any more."""
-        known = self._entries()
+        before = known = self._entries()
         done = dict[str, _Entry]()
         for _ in range(_AGAIN):
             with explained(self.folder), locked(self.folder):
@@ -100,7 +101,7 @@ class Mirror:
                     name: _File((self.folder / name).read_bytes(), _stat(self.folder / name))
                     for name in files_of(self.folder, record)
                 }
-            gone = {name for name in known if cell_of(name) == record and name not in files}
+            gone = {name for name in before if cell_of(name) == record and name not in files}
             stale = [
                 name
                 for name, file in files.items()
@@ -143,12 +144,12 @@ class Mirror:
     def _take_over(self, there: Mapping[str, Object]) -> set[str]:
         """Fetch and remove what differs; the records of which a file was fetched."""
         entries, signs = self._entries(), dict[str, str]()
-        unsent = self._unsent(entries)
+        files = self._here()
+        unsent = self._unsent(entries, files)
         fetch, remove, same = dict[str, Object](), set[str](), dict[str, _Entry]()
         for name in {*there, *entries}:
             found, entry = there.get(name), entries.get(name)
-            path = self.folder / name
-            here = _stat(path)
+            here = files.get(name)
             if found is None:
                 if cell_of(name) not in unsent:
                     remove.add(name)
@@ -156,7 +157,7 @@ class Mirror:
             signs[name] = found.sign
             if _is_that(entry, here) and entry is not None and entry.sign == found.sign:
                 continue
-            if here is not None and here[0] == found.size and _is(path, found.sign):
+            if here is not None and here[0] == found.size and _is(self.folder / name, found.sign):
                 same[name] = _Entry(found.sign, *here)
             elif cell_of(name) not in unsent:
                 fetch[name] = found
@@ -167,17 +168,15 @@ class Mirror:
                 continue
             if entry is None or entry.sign != there[record].sign:
                 fetch.update({n: o for n, o in there.items() if cell_of(n) == record})
-                own = files_of(self.folder, record)
-                remove |= {name for name in own if name not in there}
+                remove |= {name for name in files_of(self.folder, record) if name not in there}
         self._note(same, set())
-        self._fetch({name: found for name, found in fetch.items() if name not in same})
+        self._fetch({n: found for n, found in fetch.items() if n not in same}, files)
         self._remove(remove)
         return {cell_of(name) for name in fetch}
 
-    def _fetch(self, objects: Mapping[str, Object]) -> None:
+    def _fetch(self, objects: Mapping[str, Object], here: Mapping[str, _Stat]) -> None:
         # Tables and heads before records, as they were written.
         names = sorted(objects, key=lambda name: (name.endswith(".json"), name))
-        here = {name: _stat(self.folder / name) for name in names}
         while names:
             batch, size = [names.pop(0)], 0
             while names and size + objects[names[0]].size < _BATCH:
@@ -202,7 +201,7 @@ class Mirror:
         self,
         got: Mapping[str, bytes | None],
         objects: Mapping[str, Object],
-        before: Mapping[str, _Stat | None],
+        before: Mapping[str, _Stat],
     ) -> None:
         entries = {}
         with explained(self.folder):
@@ -217,7 +216,7 @@ class Mirror:
                     sweep(folder)
                     for path, data in files.items():
                         name = path.relative_to(self.folder).as_posix()
-                        if _stat(path) != before[name]:  # a run of this machine has written it
+                        if _stat(path) != before.get(name):  # a run of this machine has written it
                             continue
                         replace({path: data})
                         now = _stat(path)
@@ -235,17 +234,24 @@ class Mirror:
                         path.parent.rmdir()
         self._note({}, names)
 
-    def _unsent(self, entries: Mapping[str, _Entry]) -> set[str]:
+    def _unsent(self, entries: Mapping[str, _Entry], here: Mapping[str, _Stat]) -> set[str]:
         """Records here of which a file is not what it was when here and there were the same."""
-        found = set()
-        for path in self.folder.rglob("*.json"):
-            record = path.relative_to(self.folder).as_posix()
-            if not belongs(record):
-                continue
-            for name in files_of(self.folder, record):
-                if not _is_that(entries.get(name), _stat(self.folder / name)):
-                    found.add(record)
-                    break
+        changed = (name for name, stat in here.items() if not _is_that(entries.get(name), stat))
+        return {record for name in changed if (record := cell_of(name)) in here}
+
+    def _here(self) -> dict[str, _Stat]:
+        """Every file of a result in the folder, by name."""
+        found: dict[str, _Stat] = {}
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            with explained(self.folder / below), os.scandir(self.folder / below) as entries:
+                for entry in entries:
+                    name = below + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{name}/")
+                    elif belongs(name) and (stat := _stat(entry)) is not None:
+                        found[name] = stat
         return found
 
     def _entries(self) -> dict[str, _Entry]:
@@ -265,7 +271,7 @@ class Mirror:
             replace({self._root / STATE: json.dumps(left).encode()})
 
 
-def _stat(path: Path) -> _Stat | None:
+def _stat(path: Path | os.DirEntry[str]) -> _Stat | None:
     """None where there is no such file."""
     try:
         status = path.stat()

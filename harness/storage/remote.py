@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ _DRIVERS = {
     "az": "pip install adlfs",
 }
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+_SECRET = re.compile(r"(?<=//)[^/@\s]*(?=@)|(?<=\?)[^\s\"']+")
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
 _LASTING_NAMES = {*_CREDENTIALS, "ProfileNotFound", "NoRegionError", "NoAuthTokenError"}
 
@@ -171,8 +173,7 @@ class Remote:
             return StorageTrouble(
                 f"{place}: access is denied: use credentials that may list, read and write there"
             )
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        return StorageTrouble(f"{place}: the storage does not answer as it should: {text[0][:200]}")
+        return StorageTrouble(f"{place}: the storage does not answer as it should: {_said(error)}")
 
 
 def in_parallel(
@@ -204,7 +205,7 @@ def _opened(url: str) -> tuple[Any, str]:
             f"{url}: the driver of {scheme}:// is not installed: {install}"
         ) from None
     except Exception as error:  # of a driver, over its configuration
-        raise HarnessError(f"{url}: cannot be opened: {str(error)[:200]}") from None
+        raise HarnessError(f"{url}: cannot be opened: {_said(error)}") from None
     return fs, str(root).rstrip("/")
 
 
@@ -228,6 +229,12 @@ def _lasts(error: Exception) -> bool:
     """Whether to try again is in vain."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, _LASTING) or bool(names & _LASTING_NAMES)
+
+
+def _said(error: Exception) -> str:
+    """What a driver says, in one line, without what may be secret in an address."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _SECRET.sub("…", line)[:200]
 
 
 def _object(info: dict[str, Any]) -> Object:

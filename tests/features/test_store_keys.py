@@ -117,6 +117,7 @@ MOVES: dict[str, Callable[[Ingredients], Ingredients]] = {
     "final norm": selected(norm=False),
     "draw": selected(draw=2),
     "half precision": selected(half=True),
+    "facet": selected(facet="value-path"),
     "seed of the draw": selected(seed=3),
     "cut-off": lambda one: replace(one, cutoff=5.0000001),
     "pictures run together": lambda one: replace(one, shard=5),

@@ -188,6 +188,24 @@ def test_weights_that_are_damaged_or_missing_are_told(tmp_path: Path) -> None:
         load(source)
 
 
+def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    openclip_folder(tmp_path / "tower", config())
+    (tmp_path / "tower/open_clip_model.safetensors").unlink()
+    proof = tmp_path / "it ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (proof,)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "tower/open_clip_pytorch_model.bin")
+    with pytest.raises(HarnessError, match=r"open_clip_pytorch_model\.bin"):
+        load({"openclip": f"local-dir:{tmp_path / 'tower'}"})
+    named = {"openclip": "ViT-B-16", "checkpoint": tmp_path / "tower/open_clip_pytorch_model.bin"}
+    with pytest.raises(HarnessError, match=r"open_clip_pytorch_model\.bin"):
+        load(named)
+    assert not proof.exists()
+
+
 def test_random_weights_are_the_seeds(tmp_path: Path) -> None:
     openclip_folder(tmp_path / "tower", config())
     source = {"openclip": f"local-dir:{tmp_path / 'tower'}"}

@@ -145,6 +145,27 @@ def test_without_a_store_nothing_is_kept(tower: Any, tmp_path: Path) -> None:
     assert tower.loaded == 2 and not Store().folder.exists()
 
 
+def test_a_killed_run_goes_on_with_the_classes_it_was_at(
+    tower: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [[f"class {number}", f"a class {number}"] for number in range(200)]
+
+    class Killed(Exception): ...
+
+    def killed(texts: Sequence[str]) -> torch.Tensor:
+        if "class 130" in texts:
+            raise Killed
+        return Counted().encode(texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tower, "encode", killed)
+        with pytest.raises(Killed):
+            made(tmp_path).means(groups)
+    found = made(tmp_path).means(groups)
+    assert "class 127" not in tower.encoded and "class 128" in tower.encoded
+    torch.testing.assert_close(found, made(tmp_path, stored=False).means(groups))
+
+
 def test_a_damaged_or_pruned_store_is_filled_again(tower: Any, tmp_path: Path) -> None:
     first = made(tmp_path).encode(["a", "b"])
     (shard,) = Store().folder.glob("*/*.safetensors")

@@ -77,6 +77,16 @@ def test_votes_are_the_same_though_a_class_is_missing_from_most_blocks(
         assert torch.equal(whole[k].predicted, blocked[k].predicted)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("approximate", [None, Approximate(30, 4)])
+def test_blocks_on_a_gpu_find_what_the_whole_finds_there(approximate: Approximate | None) -> None:
+    vectors, queries = unit(3_000, 32, 0, 2_000), unit(700, 32, 0, 2_000)
+    whole = NeighbourIndex(vectors, "cuda", approximate).search(queries, 50)
+    blocked = BlockedIndex(InMemory(vectors), 512, "cuda", approximate).search(queries, 50)
+    assert torch.equal(whole.places, blocked.places)
+    assert torch.equal(whole.similarities, blocked.similarities)
+
+
 def test_more_neighbours_than_there_are_vectors_are_refused() -> None:
     index = BlockedIndex(InMemory(unit(5, 3, 0, 5)), 2)
     with pytest.raises(ValueError, match="k 6: from 1 to 5"):

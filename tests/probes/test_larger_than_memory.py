@@ -13,7 +13,7 @@ from blocked import stored
 
 from harness.features.store import Store
 
-COUNT, WIDTH, ALLOWED = 120_000, 384, 120  # the last in MiB: the bank has 176
+COUNT, WIDTH, ALLOWED = 160_000, 384, 160  # the last in MiB: the bank has 234
 
 CHILD = """
 import resource, sys

@@ -99,6 +99,16 @@ def test_loss_gradient_and_diagonal_are_sums_over_any_blocks(
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_path_in_blocks_on_a_gpu_is_that_in_memory() -> None:
+    features, labels = clusters(300, 5, 12)
+    kept = logistic_path(features, labels, PATH)
+    for ours, theirs in zip(
+        logistic_path(InMemory(features), labels, PATH, "cuda"), kept, strict=True
+    ):
+        assert torch.allclose(ours.weights.cpu(), theirs.weights, rtol=1e-6, atol=1e-6)
+
+
 def test_fewer_pictures_than_numbers_are_fitted_in_memory() -> None:
     features, labels = clusters(12, 3, 20)
     (kept,) = logistic_path(features, labels, [1.0])

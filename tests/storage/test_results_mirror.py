@@ -86,6 +86,32 @@ def test_what_was_written_anew_or_removed_there_is_so_here(s3: str, machine: Mac
     assert not list(here.folder.glob("*/*/vitb/*"))
 
 
+def test_pictures_go_and_come_with_their_record(s3: str, machine: Machine) -> None:
+    here = opened(s3)
+    record = write(here)
+    folder = here.folder / record.replace(".json", ".pictures")
+    folder.mkdir()
+    for name in ("worst-1-a.png", "best-1-b.png"):
+        (folder / name).write_bytes(name.encode())
+    here.push(record)
+    machine("two")
+    other = opened(s3)
+    pictures = other.folder / record.replace(".json", ".pictures")
+    assert {path.name for path in pictures.iterdir()} == {"worst-1-a.png", "best-1-b.png"}
+    (folder / "worst-1-a.png").unlink()
+    (folder / "best-1-b.png").write_bytes(b"drawn anew")
+    here.push(record)
+    other.pull()
+    assert [path.read_bytes() for path in pictures.iterdir()] == [b"drawn anew"]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    here.push(record)
+    other.pull()
+    assert not pictures.exists()
+    assert scores(other) == {"vits": 37.5}
+
+
 def test_a_result_that_could_not_be_sent_is_sent_by_the_next_run(s3: str) -> None:
     mirror = opened(s3)
     record = write(mirror)

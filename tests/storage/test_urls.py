@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -53,14 +54,33 @@ def test_a_url_where_a_file_is_needed_is_refused(capsys: pytest.CaptureFixture[s
 def test_a_driver_that_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("s3fs", "gcsfs"):
+    known = importlib.import_module("fsspec.registry")._registry
+
+    for module, scheme in (("s3fs", "s3"), ("gcsfs", "gs")):
         monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.delitem(known, scheme, raising=False)
     for url, install in {"s3://b/x": "'vit-harness[storage]'", "gs://b/x": "gcsfs"}.items():
         assert main(["leaderboard", "--results", url]) == 2
         assert f"pip install {install}" in capsys.readouterr().err
         monkeypatch.setenv("HARNESS_CACHE", url)
         assert main(["store", "list"]) == 2
         assert f"pip install {install}" in capsys.readouterr().err
+
+
+def test_what_a_driver_says_is_told_without_the_secrets_of_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", ())
+    there = remote.at("memory://bucket/x")
+
+    def fails() -> None:
+        raise RuntimeError(
+            'no answer of "http://me:secret@host/b?X-Amz-Signature=secret"\nand a second line'
+        )
+
+    with pytest.raises(remote.StorageTrouble) as told:
+        there._tried("name", fails)
+    assert str(told.value).endswith('no answer of "http://…@host/b?…"')
 
 
 @pytest.mark.parametrize(
