@@ -7,6 +7,7 @@ unit length is so when a block is read.
 from __future__ import annotations
 
 import ctypes
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -162,7 +163,7 @@ def read_ahead(
 def _let_go_of_blocks() -> None:
     """What is freed goes back to the system. glibc would keep blocks of up to 32 MiB for the next
     ones, between which small things come to lie: memory would grow with the vectors read."""
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 2**20)
 
 
