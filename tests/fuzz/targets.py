@@ -23,6 +23,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fuzz.caption_targets import captions
 from fuzz.mutations import altered, damaged
 from harness import records, registry
 from harness import suites as suite_files
@@ -366,6 +367,7 @@ def picture(draw: random.Random, folder: Path) -> None:
 TARGETS: dict[str, Target] = {
     "voc": voc,
     "coco": coco,
+    "captions": captions,
     "models": models,
     "datasets": datasets,
     "suites": suites,
