@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -198,8 +198,3 @@ def _cleaned(dataset: str, word: str, prompts: PromptSet) -> str:
     if prompts.last_words is not None:
         words = words[-prompts.last_words :]
     return " ".join(words)
-
-
-def described(prompts: Any) -> str:
-    """``own``, ``plain`` or ``a file``, for a table."""
-    return prompts if isinstance(prompts, str) else "a file"
