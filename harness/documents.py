@@ -194,6 +194,16 @@ def path_problem(text: str) -> str | None:
     return None
 
 
+def has_text(value: str) -> str:
+    """``value`` itself. Raises ``ValueError``, which pydantic tells with the place, where it is
+    empty or holds half of a surrogate pair, which YAML can write and no file or terminal takes."""
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds what is no character")
+    return value
+
+
 def canonical_json(value: object) -> bytes:
     """The one JSON text of ``value``: sorted keys, no spaces, ASCII. What is hashed is this.
 

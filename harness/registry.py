@@ -34,6 +34,7 @@ from harness import interventions
 from harness.documents import (
     Document,
     canonical_json,
+    has_text,
     name_problem,
     path_problem,
     read_yaml,
@@ -48,16 +49,10 @@ ALLOW_CODE = "HARNESS_ALLOW_CODE"
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-def _has_text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
 Weights = Literal["released", "random"]
 """Whose weights run: the entry's own, or a draw from the seed for smoke runs."""
 
-Text = Annotated[StrictStr, AfterValidator(_has_text)]
+Text = Annotated[StrictStr, AfterValidator(has_text)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 def played(dataset: OpenedDataset, task: Task[Any]) -> OpenedDataset:
     """``dataset`` with the roles that the task gives its splits, each with what is known of it."""
     roles = task.pictures(dataset.roles)
+    if roles is dataset.roles:
+        return dataset
     origin = {
         role: next(own for own, split in dataset.roles.items() if split is each)
         for role, each in roles.items()

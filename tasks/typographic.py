@@ -8,7 +8,7 @@ another class on it. ``harness/data/typographic.py`` paints; photographs of note
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,12 +20,14 @@ from harness.backbone.architecture import Architecture
 from harness.classification import CollectedEvaluation, right_classes
 from harness.data.dataset import Dataset, Role
 from harness.data.typographic import Ink, Place, WordPainted, check_words, right_of, wrong_class
+from harness.data.views import View
 from harness.errors import HarnessError
 from harness.features.loading import view_seed
 from harness.language.class_texts import Prompts, class_names, class_texts, texts_digest
 from harness.language.pictures import PictureProtocol, request_of, resolved, selector_of, view_of
 from harness.language.zero_shot import check_labels, cosines, number_cut
-from harness.task import Context, MetricSpec, NotApplicable, Outcome, Task, TokenRequest
+from harness.pictured.contract import PicturedEvaluation, PicturedTask, Shown
+from harness.task import Batch, Context, MetricSpec, NotApplicable, Outcome, TokenRequest
 
 _CLEAN: Role = "select"
 """The role that the test pictures play without words."""
@@ -66,8 +68,11 @@ class _Seen(NamedTuple):
         return found
 
 
-class TypographicEvaluation(CollectedEvaluation[WrittenProtocol]):
+class TypographicEvaluation(CollectedEvaluation[WrittenProtocol], PicturedEvaluation):
     """Texts are encoded at the end: the pictures' features are in the store by then."""
+
+    _margins: Mapping[str, float]
+    _told: Mapping[str, tuple[str, str, str]]
 
     def finish(self) -> Outcome:
         protocol, architecture = self._context.protocol, self._context.architecture
@@ -99,11 +104,49 @@ class TypographicEvaluation(CollectedEvaluation[WrittenProtocol]):
         if _CLEAN in seen:
             columns |= _judged("clean", seen[_CLEAN].of(both), right, written)
         columns |= _judged("attacked", seen["test"].of(both), right, written)
+        self._keep(columns, seen["test"].of(both), right)
         counts = {"texts": sum(map(len, groups)), "texts_cut": number_cut(text, groups)}
         if without := len(seen["test"].places) - len(there):
             counts["pictures_without_class"] = without
         facts = {**resolved(protocol, architecture), "texts_sha256": texts_digest(groups)}
         return Outcome(columns, _metrics(columns), counts, facts)
+
+    def _keep(
+        self, columns: Mapping[str, Any], scores: NDArray[np.float32], right: NDArray[np.bool_]
+    ) -> None:
+        """What is needed to show pictures: how much nearer the right class is than the written one,
+        what each is, and what it was taken for without the word and with it."""
+        written = columns["written"]
+        words = _words(self._context.datasets["test"], self._context.protocol)
+        margins = np.where(right, scores, -np.inf).max(1) - scores[np.arange(len(scores)), written]
+        self._margins = dict(zip(columns["image_id"], margins.tolist(), strict=True))
+        told = {}
+        for row, identity in enumerate(columns["image_id"]):
+            own = " or ".join(words[place] for place in np.flatnonzero(right[row]))
+            attacked = (
+                f"{words[written[row]]}: taken for {words[columns['attacked_predicted'][row]]}"
+            )
+            clean = ""
+            if "clean_predicted" in columns:
+                clean = f"as it is: taken for {words[columns['clean_predicted'][row]]}"
+            told[identity] = (own, clean, f"with the word {attacked}")
+        self._told = told
+
+    def standing(self) -> Mapping[str, float]:
+        return self._margins
+
+    def shown(self, batch: Batch) -> Iterator[Shown]:
+        context = self._context
+        dataset = context.datasets["test"]
+        looks = TYPOGRAPHIC.looks(context.architecture, dataset, context.protocol)
+        places = {sample.id: place for place, sample in enumerate(dataset.samples)}
+        for identity in batch.ids:
+            place = places[identity]
+            picture, target = dataset.picture(place), dataset.samples[place].target
+            seed = view_seed(context.seed, 0)
+            plain, changed = (view(picture, target, seed, place)[0].pixels for view in looks)
+            own, *titles = self._told[identity]
+            yield Shown(identity, changed, plain, "looks", own, (titles[0], titles[1]))
 
     def _written(self, place: int) -> int:
         """The class whose name is on a picture."""
@@ -173,7 +216,7 @@ def _words(dataset: Dataset, protocol: WrittenProtocol) -> tuple[str, ...]:
     return tuple(names[0] for names in class_names(dataset.name, dataset.classes, protocol.prompts))
 
 
-class Typographic(Task[WrittenProtocol]):
+class Typographic(PicturedTask[WrittenProtocol]):
     name: ClassVar[str] = "typographic"
     summary: ClassVar[str] = "zero-shot, with the name of a wrong class painted onto each picture"
     needs_text: ClassVar[bool] = True
@@ -221,16 +264,18 @@ class Typographic(Task[WrittenProtocol]):
         check_words(words)
         if len(set(words)) < 2:
             raise NotApplicable("its classes have one name, so that there is no wrong one")
-        painted = WordPainted(
-            view_of(protocol, architecture),
-            words,
-            protocol.letters,
-            protocol.place,
-            protocol.ink,
-            protocol.outline,
-            protocol.opacity,
-        )
+        _, painted = self.looks(architecture, test, protocol)
         return {_CLEAN: clean, "test": replace(clean, view=painted)}
+
+    def looks(
+        self, architecture: Architecture, dataset: Dataset, protocol: WrittenProtocol
+    ) -> tuple[View, View]:
+        """How a picture is seen as it is, and attacked: of a photograph of a note the same."""
+        plain = view_of(protocol, architecture)
+        if not isinstance(protocol, TypographicProtocol):
+            return plain, plain
+        settings = protocol.letters, protocol.place, protocol.ink, protocol.outline
+        return plain, WordPainted(plain, _words(dataset, protocol), *settings, protocol.opacity)
 
     def start(self, context: Context[WrittenProtocol]) -> TypographicEvaluation:
         painted = isinstance(context.protocol, TypographicProtocol)

@@ -51,6 +51,10 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "outliers=29.5; draws=2; c_low=-3; c_high=2; c_count=11)",
         "logistic on scenes-demo (models nano, nano-reg4; resize=128; crop=128; token=register; "
         "draws=2; c_low=-3; c_high=2; c_count=11)",
+        "zeroshot on scenes-demo (models nano-clip, nano-clip-reg4)",
+        "text-retrieval on scenes-captions (models nano-clip, nano-clip-reg4)",
+        "zeroshot-seg on scenes-few (models nano-clip, nano-clip-reg4; size=128; "
+        "templates=prompts; background=left out)",
     ]
 
 

@@ -16,11 +16,14 @@ from tiny import ARCHITECTURE
 from harness import evaluate
 from harness.data.dataset import Dataset, Labels, Role, Sample, Target
 from harness.data.typographic import WordPainted, wrong_class
-from harness.data.views import Geometry
+from harness.data.views import CentreCrop, Geometry
 from harness.errors import HarnessError
 from harness.features.loading import view_seed
 from harness.features.select import Selected
+from harness.nano.scenes import ScenesDataset
 from harness.passes import that_share
+from harness.pictured.contract import Shown
+from harness.pictured.panels import draw
 from harness.records import find, read_columns
 from harness.schema import Record
 from harness.task import Batch, Context, NotApplicable, Outcome
@@ -203,7 +206,13 @@ def test_one_pass_is_not_shared_by_two_splits_that_play_one_role() -> None:
 
 
 def run(
-    folder: Path, models: Path, task: str, name: str, seeds: int = 1, **settings: Any
+    folder: Path,
+    models: Path,
+    task: str,
+    name: str,
+    seeds: int = 1,
+    save_predictions: int = 0,
+    **settings: Any,
 ) -> tuple[Record, dict[str, Any]]:
     data = folder / "data.yaml"
     data.write_text("scenes-few: {format: scenes, count: {test: 24}, size: 56}\n")
@@ -218,6 +227,7 @@ def run(
         workers=0,
         device="cpu",
         seeds=seeds,
+        save_predictions=save_predictions,
     )
     ((path, record),) = find(folder / name)
     return record, dict(read_columns(path))
@@ -245,6 +255,32 @@ def test_clean_and_attacked_pictures_are_stored_each_once(
     assert several.cost.forward_passes == 48  # of two more seeds, the attacked pictures alone
     assert several.metrics["attacked_top1"].sd is not None
     assert several.metrics["clean_top1"].sd == 0
+
+
+def test_pictures_that_are_saved_are_what_the_model_saw(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.passes.Texts", FakeTexts)
+    kept: list[Shown] = []
+
+    def keep(_: object, shown: Shown, *rest: object) -> bytes:
+        kept.append(shown)
+        return draw(np.zeros((1, 1, 3), np.uint8), shown, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("harness.pictured.saving.draw", keep)
+    models = with_text(tiny_models, tmp_path)
+    _, columns = run(tmp_path, models, "typographic", "saved", save_predictions=1)
+    assert len(list((tmp_path / "saved").rglob("*.png"))) == len(kept) == 3
+    scenes = ScenesDataset("scenes-few", "test", 24, (56, 56))
+    for shown in kept:
+        place = [sample.id for sample in scenes.samples].index(shown.id)
+        np.testing.assert_array_equal(shown.truth, scenes.picture(place))
+        word = scenes.classes[columns["written"][place]]
+        alone = WordPainted(CentreCrop(56, 56), tuple(scenes.classes))
+        seen = alone(scenes.picture(place), scenes.samples[place].target, view_seed(0, 0), place)
+        np.testing.assert_array_equal(shown.prediction, seen[0].pixels)
+        assert shown.titles[0].startswith("as it is: taken for ")
+        assert shown.titles[1].startswith(f"with the word {word}: taken for ")
 
 
 def test_its_clean_pictures_are_those_of_zeroshot(

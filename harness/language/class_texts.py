@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,7 +25,7 @@ from pydantic import (
     field_validator,
 )
 
-from harness.documents import canonical_json, read_yaml
+from harness.documents import canonical_json, has_text, read_yaml
 from harness.errors import HarnessError
 
 FOLDER = Path(__file__).with_name("prompts")
@@ -73,6 +73,7 @@ class PromptSet(BaseModel):
         for place, template in enumerate(templates):
             if template.count(SLOT) != 1:
                 raise ValueError(f"the template {template!r} has not one slot {SLOT} for the name")
+            has_text(template)
             if template in templates[:place]:
                 raise ValueError(f"the template {template!r} stands twice")
         return templates
@@ -84,6 +85,7 @@ class PromptSet(BaseModel):
             for place, name in enumerate(names):
                 if not name.strip():
                     raise ValueError(f"the class {word!r} has an empty name")
+                has_text(name)
                 if name in names[:place]:
                     raise ValueError(f"the class {word!r} has the name {name!r} twice")
         return classes
@@ -198,8 +200,3 @@ def _cleaned(dataset: str, word: str, prompts: PromptSet) -> str:
     if prompts.last_words is not None:
         words = words[-prompts.last_words :]
     return " ".join(words)
-
-
-def described(prompts: Any) -> str:
-    """``own``, ``plain`` or ``a file``, for a table."""
-    return prompts if isinstance(prompts, str) else "a file"

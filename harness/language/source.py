@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, StrictStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, StrictStr, model_validator
 
-from harness.documents import canonical_json
+from harness.documents import canonical_json, has_text
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ HUB = "hf-hub:"
 EXTRA = "pip install 'vit-harness[openclip]'"
 NOT_INSTALLED = f"its text tower is open_clip's, which is not installed: {EXTRA}"
 
+_Name = Annotated[StrictStr, AfterValidator(has_text)]
+
 _VERSION = 1
 """Another number whenever harness code changes the vectors that a tower gives."""
 
@@ -37,8 +39,8 @@ class TextSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    openclip: StrictStr | None = None
-    weights: StrictStr | None = None
+    openclip: _Name | None = None
+    weights: _Name | None = None
     checkpoint: Path | None = None
     nano: Path | None = None
 

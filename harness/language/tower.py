@@ -70,16 +70,10 @@ def load_tower(
     if source is None:
         raise HarnessError(f"model {entry.name!r} has no text tower (`text:` in its entry)")
     if source.nano is not None:
-        try:
-            from harness.language.nano_tower import (  # type: ignore[import-not-found, unused-ignore]
-                load_nano_tower,
-            )
-        except ImportError:
-            raise HarnessError(f"{source.nano}: this harness reads no nano text towers") from None
-        tower: TextTower = load_nano_tower(
-            source.nano, source.digest(weights, seed), device, weights, seed
-        )
-        return tower
+        from harness.language.nano_tower import load_nano_tower
+
+        digest = source.digest(weights, seed)
+        return load_nano_tower(source.nano, digest, device, weights, seed)
     from harness.language.openclip_tower import load_openclip_tower
 
     return load_openclip_tower(entry.name, source, device, weights, seed)

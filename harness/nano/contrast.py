@@ -89,6 +89,10 @@ class Clip:
     def trained(self) -> nn.Module:
         return self.model
 
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        return "learning_rate", "weight_decay"
+
     def batches(self, steps: range) -> Iterator[Pairs]:
         words = Words(self.facts.vocabulary, self.facts.context)
         return pairs(self._recipe, self._dataset, self._captions, words, steps)

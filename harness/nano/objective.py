@@ -36,6 +36,11 @@ class Objective(Protocol):
         """What the optimiser changes."""
         ...
 
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """What it follows of ``Schedule``, for the log."""
+        ...
+
     def batches(self, steps: range) -> Iterator[Any]:
         """Of each of ``steps``, ahead of the device. Raises ``HarnessError``."""
         ...

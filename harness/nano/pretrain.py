@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -200,7 +200,8 @@ def _train(run: _Run, progress: Progress) -> None:
             if last or run.step % recipe.log_every == 0:
                 rate = len(lately) * recipe.batch_size / (time.monotonic() - began)
                 means = {name: fmean(facts[name] for facts in lately) for name in lately[0]}
-                log.add({"step": run.step, **means, **asdict(now), "pictures/s": rate})
+                followed = {name: getattr(now, name) for name in run.objective.scheduled}
+                log.add({"step": run.step, **means, **followed, "pictures/s": rate})
                 progress.note(
                     f"step {run.step}/{run.steps}, loss {means['loss']:.3f} "
                     f"({run.objective.told(means)}), {rate:.1f} pictures/s, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -29,6 +30,10 @@ class SelfDistillation:
     @property
     def trained(self) -> torch.nn.Module:
         return self.model.student
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(Schedule))
 
     def batches(self, steps: range) -> Iterator[Batch]:
         return batches(self._recipe, self._dataset, steps)

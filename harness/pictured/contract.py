@@ -1,4 +1,5 @@
-"""The contract of a task that can show what it says of every pixel (``--save-predictions``)."""
+"""The contract of a task that can show what it says of every pixel, or what the model was shown
+(``--save-predictions``)."""
 
 from __future__ import annotations
 
@@ -19,14 +20,18 @@ class Shown:
 
     ``classes``: places in ``Dataset.semantic_classes``, uint8, ``IGNORED`` where there is none.
     ``depth``: metres; of the truth, 0 or NaN where it is not known or does not count. ``score`` is
-    told with it, such as ``mIoU 41.2 %`` or ``RMSE 0.43 m``.
+    told with it, such as ``mIoU 41.2 %`` or ``RMSE 0.43 m``. ``looks``: nothing is said of pixels;
+    both are what the model saw, ``[h, w, 3]`` RGB, the picture as it is and as it was changed (the
+    same where it was not).
     """
 
     id: str
     prediction: NDArray[Any]
     truth: NDArray[Any]
-    kind: Literal["classes", "depth"]
+    kind: Literal["classes", "depth", "looks"]
     score: str
+    titles: tuple[str, str] = ("seen as it is", "seen changed")
+    """Of the looks."""
 
 
 class PicturedEvaluation(Evaluation):

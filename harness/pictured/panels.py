@@ -45,11 +45,12 @@ _RED = (225, 25, 40)
 
 
 class Layout(NamedTuple):
-    """Four panels of ``width`` x ``height`` pixels in one row, or two in each of two."""
+    """Panels of ``width`` x ``height`` pixels, so many in a row: of four all, or two."""
 
     columns: int
     width: int
     height: int
+    panels: int = 4
 
     @property
     def cell(self) -> int:
@@ -68,7 +69,7 @@ class Layout(NamedTuple):
     @property
     def body(self) -> int:
         """The height of all panels with their titles."""
-        return self.row * (4 // self.columns)
+        return self.row * (self.panels // self.columns)
 
     def left(self, panel: int) -> int:
         return _MARGIN + panel % self.columns * self.cell
@@ -95,6 +96,9 @@ def draw(
     same input gives the same bytes. Raises ``ValueError`` for other sizes and for classes that
     are no uint8.
     """
+    if shown.kind == "looks":
+        with plain_settings():
+            return _looks(shown, heading)
     size = picture.shape[:2]
     if shown.prediction.shape != size or shown.truth.shape != size:
         raise ValueError(
@@ -177,8 +181,26 @@ def _depth(picture: NDArray[np.uint8], shown: Shown, heading: Sequence[str]) -> 
     return page.png()
 
 
+def _looks(shown: Shown, heading: Sequence[str]) -> bytes:
+    looks, titles = [shown.truth, shown.prediction], list(shown.titles)
+    if np.array_equal(shown.truth, shown.prediction):
+        looks, titles = looks[1:], titles[1:]
+    for look in looks:
+        if look.ndim != 3 or look.shape[2] != 3 or look.dtype != np.uint8:
+            raise ValueError(f"a look {list(look.shape)} {look.dtype}: RGB as uint8 is needed")
+    height, width = shown.truth.shape[:2]
+    form = layout(width, height)._replace(columns=len(looks), panels=len(looks))
+    views = [reduced(look, (form.width, form.height)) for look in looks]
+    page, _ = _begin(form, heading, views, 0, titles)
+    return page.png()
+
+
 def _begin(
-    form: Layout, heading: Sequence[str], panels: Sequence[NDArray[np.uint8]], foot: int
+    form: Layout,
+    heading: Sequence[str],
+    panels: Sequence[NDArray[np.uint8]],
+    foot: int,
+    titles: Sequence[str] = _TITLES,
 ) -> tuple[Sheet, int]:
     """A page with heading and panels, and where its foot, ``foot`` pixels high, begins."""
     top = _MARGIN + _HEAD * len(heading) + _GAP
@@ -186,7 +208,7 @@ def _begin(
     for line, text in enumerate(heading):
         y, across = _MARGIN + _HEAD * line + _LARGE, form.page - 2 * _MARGIN
         page.text(_MARGIN, y, text, _SMALL if line else _LARGE, across, bold=not line)
-    for number, (title, pixels) in enumerate(zip(_TITLES, panels, strict=True)):
+    for number, (title, pixels) in enumerate(zip(titles, panels, strict=True)):
         x, y = form.left(number), top + number // form.columns * form.row
         page.text(x, y + _SMALL, title, _SMALL, form.cell - _GAP)
         page.picture(x, y + _LINE, pixels)

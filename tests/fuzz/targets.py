@@ -23,6 +23,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fuzz.caption_targets import captions
 from fuzz.mutations import altered, damaged
 from harness import records, registry
 from harness import suites as suite_files
@@ -47,7 +48,9 @@ from harness.features.store import (
 from harness.gate import gate_file
 from harness.gate.gate_file import SHIPPED as GATE
 from harness.gate.gate_file import Gate
+from harness.language.class_texts import class_texts, read_prompts
 from harness.language.nano_tower import TowerFacts, Towers, load_nano_tower, tower_bytes
+from harness.language.texts import check_texts
 from harness.registry import SHIPPED as MODELS
 from harness.registry import Registry
 from harness.suites import SHIPPED as SUITES
@@ -94,7 +97,14 @@ _OWN_MODELS = {
     },
     "mine-reg4": {"like": "mine", "registers": 4, "replace_registers": {"by": "zero"}},
     "changed": {"like": "mine", "test_time_registers": {"neurons": "n.json"}},
+    "read": {"like": "mine", "text": {"openclip": "ViT-B-16", "checkpoint": "t.safetensors"}},
+    "folder": {"timm": "vit_tiny_patch16_224", "text": {"openclip": "local-dir:towers/a"}},
     "built": {"factory": "a.b:c", "arguments": {"x": [1, {"y": None}]}, "baseline": "mine"},
+}
+_PROMPTS = {
+    "templates": ["a photo of a {}.", "{}"],
+    "classes": {"a": "cat", "b": ["dog", "\u72ac"]},
+    "same_names": False,
 }
 _OWN_GATE = {
     "level": 0.05,
@@ -164,6 +174,7 @@ def models(draw: random.Random, folder: Path) -> None:
         assert entry.digest() and entry.running_registers >= 0
         entry.model_dump_json()
         assert isinstance(entry.interventions, list)
+        assert entry.text is None or entry.text.name
 
 
 def datasets(draw: random.Random, folder: Path) -> None:
@@ -180,6 +191,14 @@ def suites(draw: random.Random, folder: Path) -> None:
     for name in read_yaml(path).data:
         found.check(name, *_known())
         found.suite(name).model_dump_json()
+
+
+def prompts(draw: random.Random, folder: Path) -> None:
+    found = read_prompts(_yaml(draw, folder, _PROMPTS, _PROMPTS))
+    words = [*found.classes, *draw.sample(["a_b", "/c/d", "7", "", "n01440764"], 2)]
+    for texts in class_texts("mine", words, found):
+        check_texts(texts)
+        assert all(texts)
 
 
 @cache
@@ -348,9 +367,11 @@ def picture(draw: random.Random, folder: Path) -> None:
 TARGETS: dict[str, Target] = {
     "voc": voc,
     "coco": coco,
+    "captions": captions,
     "models": models,
     "datasets": datasets,
     "suites": suites,
+    "prompts": prompts,
     "gate": gate,
     "record": record,
     "store": store,

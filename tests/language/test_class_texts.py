@@ -78,6 +78,7 @@ def test_two_classes_of_one_name_are_told() -> None:
         ('classes: {cat: ""}', "'cat' has an empty name"),
         ("classes: {cat: [a, a]}", "has the name 'a' twice"),
         ("classes: {cat: []}", "at least 1 item"),
+        ('classes: {cat: "\\uD800"}', "holds what is no character"),
         ("classes: {cat: 7}", "valid"),
         ("clases: {}", "did you mean classes"),
         ("- a", "a mapping"),

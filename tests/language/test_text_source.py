@@ -59,6 +59,8 @@ def test_files_are_relative_to_the_file_that_names_them(
         ("{openclip: ViT-B-16, weights: a, checkpoint: b}", "exactly one of `weights:`"),
         ('{openclip: "hf-hub:a/b", weights: c}', "bring their weights"),
         ("{nano: f, weights: c}", "one file"),
+        ('{openclip: "", weights: c}', "one.text.openclip: must not be empty"),
+        ('{openclip: "\\uD800", weights: c}', "holds what is no character"),
         ("{openclip: ViT-B-16, weight: c}", "one.text.weight: unknown key"),
         ("ViT-B-16", "should be a valid dictionary"),
     ],

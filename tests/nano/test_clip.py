@@ -252,6 +252,9 @@ def test_a_killed_run_ends_with_the_same_bits(recipe: Make, tmp_path: Path) -> N
     for name in names:
         assert (whole.out / name).read_bytes() == (broken.out / name).read_bytes()
     assert [line["step"] for line in log(broken.out)] == [1, 2, 3, 4, 5]
+    assert set(log(broken.out)[0]) == {
+        *("step", "loss", "right", "scale", "learning_rate", "weight_decay", "pictures/s"),
+    }
 
 
 def test_the_other_objective_does_not_go_on_from_its_checkpoint(recipe: Make) -> None:

@@ -242,3 +242,21 @@ def test_what_does_not_fit_the_picture_is_an_error() -> None:
     shown = Shown("a", truth.astype(np.int64), truth, "classes", "")
     with pytest.raises(ValueError, match="int64, uint8: uint8 is needed"):
         draw(noise(9, 8), shown, NAMES, HEADING)
+
+
+def test_looks_stand_side_by_side_and_one_alone_where_nothing_was_changed() -> None:
+    plain = np.full((56, 80, 3), 200, np.uint8)
+    changed = plain.copy()
+    changed[10:20] = 0
+    two, one = (
+        np.array(Image.open(io.BytesIO(draw(plain[:1, :1], shown, (), ["a heading"]))))
+        for shown in (
+            Shown("a", changed, plain, "looks", "said"),
+            Shown("a", plain, plain, "looks", "said"),
+        )
+    )
+    assert two.shape[0] == one.shape[0]
+    assert two.shape[1] > 1.7 * one.shape[1]
+    assert (two == 200).all(axis=2).sum() > 1.5 * (one == 200).all(axis=2).sum()
+    with pytest.raises(ValueError, match="RGB as uint8 is needed"):
+        draw(plain, Shown("a", plain[..., 0], plain, "looks", ""), (), [""])
