@@ -2,9 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A test process a core, of one thread each (tests/conftest.py); a file's tests stay in one process.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Each process that a test starts would compile the house anew.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := $(shell find harness tasks -name '*.py' -o -name '*.yaml' -o -name '*.safetensors' -o -name '*.json' 2>/dev/null | sort)
 
-.PHONY: install demo test check fuzz bench baseline regress clean
+.PHONY: install demo test check fuzz faults bench baseline regress clean
 
 install: $(VENV)/.installed
 
@@ -27,14 +31,15 @@ demo: install
 	@echo 'Every task on painted scenes: two small ViTs alike but for registers, and two floors. No download.'
 	$(BIN)/harness run --suite demo --out build/demo
 
+# ONLY=slow: what `make check` left out.
 test: install
-	$(BIN)/pytest
+	$(PYTEST) $(if $(ONLY),-m $(ONLY))
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow' -q
+	$(PYTEST) -m 'not slow' -q
 
 # Damaged and hostile files for every reader (docs/security.md): make fuzz SECONDS=20 TARGET=voc,coco;
 # make fuzz TARGET=voc SEED=17 runs one case again.
@@ -42,6 +47,12 @@ SECONDS ?= 300
 fuzz: install
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzz.campaign --seconds $(SECONDS) \
 	  $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+# Commands that are killed, meet, or find the disk full (docs/faults.md): make faults RUNS=5
+# TARGET=run,report; make faults TARGET=run SEED=17 runs one case again. SECONDS are for each target.
+faults: install
+	cd tests && PYTHONPATH=. OMP_NUM_THREADS=1 ../$(BIN)/python -m faults.campaign --seconds $(SECONDS) \
+	  $(if $(RUNS),--runs $(RUNS)) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
 
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install

@@ -40,6 +40,7 @@ def evaluate(
     """
     from harness.errors import HarnessError
     from harness.further import plan_further
+    from harness.memory import settle
     from harness.options import Options
     from harness.pictured.choice import notices
     from harness.run import run
@@ -52,6 +53,7 @@ def evaluate(
         options["protocols"] = _names(options["protocols"])
     wanted = Options(_names(task), _names(model), _names(dataset), **options)
     cells = plan_further(_names(test_on), wanted)
+    settle(cells, wanted)
     notices(cells, wanted.save_predictions)  # raises where no task can show any
     for _ in run(cells, wanted):
         pass

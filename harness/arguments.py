@@ -13,8 +13,10 @@ from harness.contract.arguments import add_tasks
 from harness.engine.arguments import add_engine
 from harness.gate.arguments import add_gate
 from harness.look.arguments import add_look
+from harness.memory import add_memory
 from harness.nano.arguments import add_pretrain
 from harness.results import arguments as results_arguments
+from harness.storage.mirrors import results_folder
 from harness.tables.arguments import add_tables
 from harness.timing.arguments import add_forecast
 
@@ -86,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
     run.add_argument(
         "--out",
-        type=Path,
+        type=results_folder,
         default=Path("results"),
         metavar="FOLDER",
         help="where records go (default: results)",
@@ -111,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add_engine(run)
     _add_bad_image(run)
     _add_no_store(run)
+    add_memory(run)
     _add_machine(run)
     _add_files(run)
     _add_suite_files(run)

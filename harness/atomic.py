@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unwritable
 
 LOCK_SECONDS = 60.0
 
@@ -59,19 +60,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Any ``OSError`` inside -> a ``HarnessError`` with the path, the reason and what to do."""
+    """Any ``OSError`` inside -> ``Unwritable`` with the path, the reason and what to do."""
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0)
-        raise HarnessError(
+        raise Unwritable(
             f"{path}: cannot be written: {error.strerror or error}"
             f"{'; ' + advice if advice else ''}. Results written earlier are untouched."
         ) from error
 
 
 def publish(path: Path, data: bytes) -> None:
-    """Write the one file that a command was asked for, and its folder if need be.
+    """Write the one file that a command was asked for, and its folder if need be. What killed
+    processes of this machine left of it goes.
 
     Raises ``HarnessError``, also for what stands there and is no file: a device or a pipe
     (``/dev/stdout``) would be replaced by one.
@@ -80,6 +82,10 @@ def publish(path: Path, data: bytes) -> None:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise HarnessError(f"{path}: a device or a pipe, not a file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            number = writer(left.name)
+            if number is not None and temporary(path, number) == left and not _runs(number):
+                left.unlink(missing_ok=True)
         replace({path: data})
 
 
@@ -116,9 +122,20 @@ def replace(files: Mapping[Path, bytes]) -> None:
         _flush_folder(folder)
 
 
-def temporary(path: Path) -> Path:
-    """The hidden name under which ``path`` is written, with the process id for whoever looks."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def temporary(path: Path, process: int | None = None) -> Path:
+    """The hidden name under which ``path`` is written by this process, or by another one, with the
+    process id for whoever looks."""
+    return path.with_name(f".{path.name}.{process or os.getpid()}.tmp")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def writer(name: str) -> int | None:

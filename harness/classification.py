@@ -1,8 +1,8 @@
 """Judging one feature a picture by its class: what kNN, linear and logistic probes share.
 
 Which token stands for the picture and how the picture is cut (their protocols' common fields), the
-labels and what may be wrong with them (of several classes a picture: `multilabel.py`), features put
-in the data set's order whatever order they came in, and the columns of an outcome.
+labels and what may be wrong with them (of several classes a picture: `multilabel.py`), and the
+columns of an outcome. Features are put in the data set's order in `collected.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Self
+from typing import Annotated, Any, Generic, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt, model_validator
 
-from harness.aggregates import UNCLEAR
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
+from harness.collected import check_finite, collectors, several_classes
 from harness.data.dataset import Dataset, Role, Target
 from harness.data.views import CentreCrop
 from harness.errors import HarnessError
@@ -161,12 +161,6 @@ def check_classes(datasets: Mapping[Role, Dataset], needed: Sequence[Role]) -> N
         raise NotApplicable("its train split has pictures of one class only")
 
 
-def several_classes(dataset: Dataset) -> bool:
-    """Whether a picture may be of several classes: there are ``labels``, and no single one."""
-    targets = [sample.target for sample in dataset.samples]
-    return any(each.labels for each in targets) and all(each.label is None for each in targets)
-
-
 def check_same_classes(train: Dataset, dataset: Dataset, role: Role) -> None:
     """Raises ``HarnessError`` where a split has other classes than train, or another order."""
     if dataset.classes != train.classes:
@@ -213,16 +207,6 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return f"{', '.join(apart[:3])}{' …' if len(apart) > 3 else ''}" if apart else "another order"
 
 
-def check_finite(values: torch.Tensor, ids: Sequence[str], dataset: str) -> None:
-    """Raises ``HarnessError`` where a feature of ``values [n, D]`` is not finite."""
-    finite = torch.isfinite(values).all(1)
-    if not finite.all():
-        raise HarnessError(
-            f"data set {dataset!r}: the feature of {ids[int((~finite).nonzero()[0])]} is not "
-            "finite (half precision, or broken weights?); --set precision=fp32 may help"
-        )
-
-
 def joined(
     batch: Batch, selectors: Sequence[Selector], dataset: str
 ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -236,102 +220,10 @@ def joined(
     return ids, features, torch.stack([each.there for each in found]).all(0).cpu()
 
 
-class Examples(NamedTuple):
-    """Pictures of one role that have the token, in the data set's order: ``features [n, D]``
-    float32 on the CPU, ``labels [n]`` int64; where pictures may be of several classes ``labels
-    [n, classes]``: 1 for those that it shows, 0 for others, -1 for what is unclear."""
-
-    ids: tuple[str, ...]
-    features: torch.Tensor
-    labels: NDArray[np.int64]
-
-    def of(self, which: NDArray[np.bool_]) -> Examples:
-        """Those pictures alone, ``which [n]``."""
-        places = np.flatnonzero(which)
-        return Examples(
-            tuple(self.ids[place] for place in places),
-            self.features[torch.from_numpy(places)],
-            self.labels[places],
-        )
-
-    def and_those_of(self, other: Examples) -> Examples:
-        return Examples(
-            self.ids + other.ids,
-            torch.cat([self.features, other.features]),
-            np.concatenate([self.labels, other.labels]),
-        )
-
-
-def _labels(dataset: Dataset) -> NDArray[np.int64]:
-    """``[n]``, or ``[n, classes]`` where pictures may be of several."""
-    if not several_classes(dataset):
-        return np.array([sample.target.label for sample in dataset.samples], np.int64)
-    labels = np.zeros((len(dataset.samples), len(dataset.classes)), np.int64)
-    for row, sample in zip(labels, dataset.samples, strict=True):
-        if sample.target.labels is not None:
-            row[list(sample.target.labels.present)] = 1
-            row[list(sample.target.labels.unclear)] = UNCLEAR
-    return labels
-
-
-class Collector:
-    """Keeps one selector's features of the pictures of one role.
-
-    ``without`` counts pictures that have no such token (no outlier, say): they are left out.
-    """
-
-    def __init__(self, dataset: Dataset, selector: Selector) -> None:
-        self._dataset, self._selector = dataset, selector
-        self._order = {sample.id: place for place, sample in enumerate(dataset.samples)}
-        self._parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
-        self.without = 0
-
-    def add(self, batch: Batch) -> None:
-        """Raises ``HarnessError`` for a feature that is not finite."""
-        found = batch.selected[self._selector]
-        values, there = found.values.cpu(), found.there.cpu()
-        ids = [batch.ids[picture] for picture in batch.sample]
-        check_finite(values, ids, self._dataset.name)
-        self.without += int((~there).sum())
-        places = np.array([self._order[each] for each in ids], np.int64)
-        self._parts.append((places[there.numpy()], values[there]))
-
-    def rows(self) -> tuple[NDArray[np.int64], torch.Tensor]:
-        """Places in the data set ``[n]``, rising, and the features there ``[n, D]``; crops of one
-        picture in the order in which they came."""
-        if not self._parts:
-            return np.empty(0, np.int64), torch.empty(0, 0)
-        places = np.concatenate([part for part, _ in self._parts])
-        order = np.argsort(places, kind="stable")
-        features = torch.cat([values for _, values in self._parts])
-        return places[order], features[torch.from_numpy(order)]
-
-    def examples(self) -> Examples:
-        """Raises ``HarnessError`` where no picture has the token."""
-        places, features = self.rows()
-        if not len(places):
-            raise HarnessError(
-                f"data set {self._dataset.name!r}: no picture has a token of the kind "
-                f"{self._selector.token}"
-            )
-        samples = self._dataset.samples
-        ids = tuple(samples[place].id for place in places)
-        return Examples(ids, features, _labels(self._dataset)[places])
-
-    def state(self) -> object:
-        return self._parts, self.without
-
-    def load(self, state: Any) -> None:
-        self._parts, self.without = list(state[0]), state[1]
-
-    def merge(self, other: Collector) -> None:
-        self._parts += other._parts
-        self.without += other.without
-
-
 class CollectedEvaluation(Evaluation, Generic[P]):
-    """Keeps the features of whole splits and computes in ``finish``, in the data set's order: no
-    batch and no order of arrival shows, and an error there costs no neighbour its pass.
+    """Keeps the features of whole splits, or with ``Context.block`` where the feature store has
+    them, and computes in ``finish``, in the data set's order: no batch and no order of arrival
+    shows, and an error there costs no neighbour its pass.
 
     There is one selector for each draw of a token. ``self._collectors[role]`` are let go of as
     they are used.
@@ -342,7 +234,8 @@ class CollectedEvaluation(Evaluation, Generic[P]):
     ) -> None:
         self._context, self._selectors = context, selectors
         self._collectors = {
-            role: [Collector(context.datasets[role], each) for each in selectors] for role in roles
+            role: collectors(context.datasets[role], selectors, context.block is not None)
+            for role in roles
         }
 
     def update(self, role: Role, batch: Batch) -> None:
@@ -352,9 +245,9 @@ class CollectedEvaluation(Evaluation, Generic[P]):
     def _without(self) -> dict[str, int]:
         """Counts of the pictures that lack the token, the same ones in every draw."""
         return {
-            f"{role}_without_token": collectors[0].without
-            for role, collectors in self._collectors.items()
-            if collectors[0].without
+            f"{role}_without_token": of[0].without
+            for role, of in self._collectors.items()
+            if of[0].without
         }
 
     def _read(self) -> dict[str, Any]:
@@ -369,13 +262,13 @@ class CollectedEvaluation(Evaluation, Generic[P]):
         return {role: [each.state() for each in of] for role, of in self._collectors.items()}
 
     def load(self, state: Any) -> None:
-        for role, collectors in self._collectors.items():
-            for collector, stored in zip(collectors, state[role], strict=True):
+        for role, of in self._collectors.items():
+            for collector, stored in zip(of, state[role], strict=True):
                 collector.load(stored)
 
     def merge(self, other: Self) -> None:
-        for role, collectors in self._collectors.items():
-            for ours, theirs in zip(collectors, other._collectors[role], strict=True):
+        for role, of in self._collectors.items():
+            for ours, theirs in zip(of, other._collectors[role], strict=True):
                 ours.merge(theirs)
 
 

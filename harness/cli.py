@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from harness.arguments import parser
 from harness.errors import HarnessError, SomeFailed
 from harness.gate import regress
+from harness.memory import asked_memory, settle
 from harness.printable import json_text, printable
 from harness.results.arguments import results as _results
+from harness.storage import mirrors
 from harness.timing.arguments import asked
 from harness.typed import names as _names
 from harness.typed import settings as _settings
@@ -27,13 +29,13 @@ EXIT_DONE, EXIT_FAILED, EXIT_BAD, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``harness`` command. 0 done, 1 a gate failed, 2 wrong use or bad input, 130 Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options = parser().parse_args(arguments)
-    command = _COMMANDS[options.command]
-    options.typed = ["harness", *arguments]
     try:
-        return command(options)
+        options = parser().parse_args(arguments)
+        options.typed = ["harness", *arguments]
+        mirrors.prepare(options)
+        return _COMMANDS[options.command](options)
     except HarnessError as error:
-        print(f"harness: {printable(str(error))}", file=sys.stderr)
+        print(f"harness: {printable(mirrors.told(error))}", file=sys.stderr)
         return EXIT_FAILED if isinstance(error, SomeFailed) else EXIT_BAD
     except KeyboardInterrupt:
         print("harness: interrupted; finished results are kept", file=sys.stderr)
@@ -58,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
         on_bad_picture=options.on_bad_image,
         overwrite=options.overwrite,
         store=not options.no_store,
+        memory=asked_memory(options.memory),
         save_predictions=options.save_predictions,
         command=options.typed,
         **_machine(options),
@@ -65,6 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     time_asked = asked(options)  # wrong use is told before anything is opened
     runs = _runs(options, common)
     cells = plan_further(_names("test-on", options.test_on), *runs)
+    settle(cells, runs[0], not options.dry_run)
     not_shown = notices(cells, options.save_predictions)
     for warning in dict.fromkeys(text for cell in cells for text in cell.dataset.warnings):
         print(f"harness: warning: {warning}", file=sys.stderr)
@@ -86,7 +90,9 @@ def _run(options: argparse.Namespace) -> int:
             progress.note(notice)
         for cell in cells:
             if cell.done is not None:
-                progress.note(f"{cell.path}: done already (--overwrite runs it again)")
+                progress.note(
+                    f"{mirrors.told(cell.path)}: done already (--overwrite runs it again)"
+                )
             elif cell.reason is None and len(cell.repeats) < options.seeds:
                 progress.note(f"{cell.path}: no seed moves it; run once")
         try:

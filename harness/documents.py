@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ _PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 class Document:
-    """A parsed YAML file: its ``data``, and the line on which every key or item stands."""
+    """A parsed YAML file: its ``data``, and the line on which every key or item stands. Those who
+    read a file twice may share one: nobody changes it."""
 
     def __init__(self, path: Path, data: Any, lines: dict[KeyPath, int]) -> None:
         self.path = path
@@ -101,6 +103,11 @@ def read_yaml(path: Path) -> Document:
         raise HarnessError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: cannot be read: {error}") from None
+    return _parsed(path, text)
+
+
+@lru_cache(maxsize=16)  # the shipped files are asked for again and again
+def _parsed(path: Path, text: str) -> Document:
     lines: dict[KeyPath, int] = {}
     try:
         loader = _LineLoader(text)

@@ -17,6 +17,11 @@ class BadLabels(BadPicture):
     """The labels of one picture's pixels cannot be used, whatever its pixels are."""
 
 
+class Unwritable(HarnessError):
+    """A file cannot be written (a full disk, a read-only folder): nor could those of other cells,
+    so a run stops at once."""
+
+
 class SomeFailed(HarnessError):
     """Of many cells some failed, and the others are done: exit status 1. ``failures`` has a text
     for each."""
@@ -25,3 +30,9 @@ class SomeFailed(HarnessError):
         self.failures = list(failures)
         count = len(self.failures)
         super().__init__(f"{count} failed, the rest is done:\n" + "\n".join(self.failures))
+
+
+def after_failures(failures: Sequence[str], some_done: bool) -> HarnessError:
+    """What a run of many cells raises at its end: ``SomeFailed``, or where nothing was done a plain
+    error."""
+    return SomeFailed(failures) if some_done else HarnessError("\n".join(failures))

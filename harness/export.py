@@ -7,6 +7,7 @@ int64 (-1: none), and for kinds that a picture may lack, ``<token>.there [n]`` b
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from harness import provenance
-from harness.atomic import explained, locked, replace, temporary
+from harness.atomic import explained, locked, sweep, temporary, write_through
 from harness.backbone import checkpoint_files
 from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
@@ -33,6 +34,7 @@ from harness.features.loading import processes
 from harness.features.outliers import OutlierRule
 from harness.features.select import TOKENS, Selector, TokenName, applicable
 from harness.features.serve import Reader, batches, stored_features
+from harness.features.shared import user_store
 from harness.features.store import Store, shard_size
 from harness.layers import resolve_layers
 from harness.options import Options
@@ -82,7 +84,7 @@ def extract(
     )
     view = _view(wanted, backbone)
     selectors = [_selector(name, wanted, backbone, options.seed) for name in names]
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     local = entry.checkpoint if options.weights == "released" else None
     origin = weights_from(None if local is None else checkpoint_files.sha256(local), options)
     job = _Job(backbone, RunningModel.of(backbone, entry, origin), store, options, progress)
@@ -305,21 +307,26 @@ def _selector(token: TokenName, wanted: Extraction, backbone: Backbone, seed: in
 
 
 def _write(out: Path, tensors: dict[str, torch.Tensor], index: dict[str, Any]) -> None:
-    """The features first, under a temporary name: they can be large, and are not copied."""
+    """Both under temporary names, the features first: they can be large, and are not copied. They
+    have their name last, so that where they are all is there, and a killed command begins again."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    text = json.dumps(index, indent=1, ensure_ascii=False, allow_nan=False)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            unnamed = temporary(out / FEATURES)
+            sweep(out)
+            features, about = temporary(out / FEATURES), temporary(out / INDEX)
             try:
-                save_file(tensors, unnamed)
-                (out / INDEX).unlink(missing_ok=True)  # never beside another's features
-                unnamed.replace(out / FEATURES)
+                save_file(tensors, features)
+                write_through(about, text.encode())
+                (out / FEATURES).unlink(missing_ok=True)  # never beside another's index
+                about.replace(out / INDEX)
+                features.replace(out / FEATURES)
             except SafetensorError as error:  # what it makes of a full disk
                 raise HarnessError(f"{out / FEATURES}: cannot be written: {error}") from None
             finally:
-                unnamed.unlink(missing_ok=True)
-            text = json.dumps(index, indent=1, ensure_ascii=False, allow_nan=False)
-            replace({out / INDEX: text.encode()})
+                for left in (features, about):
+                    with contextlib.suppress(OSError):
+                        left.unlink(missing_ok=True)

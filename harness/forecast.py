@@ -16,8 +16,8 @@ from harness.errors import HarnessError
 from harness.features.cutoffs import read_cutoff
 from harness.features.keys import RunningModel, can_be_keyed, cutoff_key, feature_key
 from harness.features.select import Selector, row_bytes
+from harness.features.shared import kept_in, user_store
 from harness.features.store import Store, shard_size
-from harness.features.upkeep import kept
 from harness.options import Options
 from harness.plan import Cell, Reading
 
@@ -68,17 +68,18 @@ def forecast(cells: Sequence[Cell], options: Options) -> Forecast:
                 groups.setdefault(read.key, []).append((cell, read))
     if not any(read.request.select for group in groups.values() for _, read in group):
         return result
-    store, digests = Store(), _last_digests()
+    store = user_store()
+    digests = _last_digests(store)
     for key, group in groups.items():
         _of_pass(result, store, digests, key, group, options)
     return result
 
 
-def _last_digests() -> dict[tuple[str, str], str]:
+def _last_digests(store: Store) -> dict[tuple[str, str], str]:
     """By entry and where its weights are from: the digest of the weights, as last used."""
     digests: dict[tuple[str, str], str] = {}
     try:
-        found = kept(Store().folder)
+        found = kept_in(store)
     except HarnessError:
         return digests
     for manifest in (one.manifest for one in found):
@@ -147,7 +148,7 @@ def _shards(
         )
         cutoff = selector.rule.value
         if selector.rule.estimated:
-            found = read_cutoff(store.folder, estimated)
+            found = read_cutoff(store, estimated)
             if found is None:
                 return set()
             cutoff = found

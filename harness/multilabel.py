@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from harness.aggregates import UNCLEAR, values
-from harness.classification import Examples, check_same_classes, several_classes
+from harness.classification import check_same_classes
+from harness.collected import Examples, several_classes
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.probes.one_vs_rest import one_vs_rest_path

@@ -34,6 +34,7 @@ class Options:
     on_bad_picture: OnBadPicture = "fail"
     overwrite: bool = False
     store: bool = True
+    memory: int | None = None
     save_predictions: int = 0
     model_files: Sequence[Path] = ()
     dataset_files: Sequence[Path] = ()
@@ -48,6 +49,7 @@ class Options:
             ("--workers", self.workers, 0),
             ("--seed", self.seed, 0),
             ("--seeds", self.seeds, 1),
+            ("--memory", self.memory, 1),
             ("--save-predictions", self.save_predictions, 0),
         ):
             if value is None:

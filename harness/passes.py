@@ -74,7 +74,8 @@ def begin(
     else:
         cutoffs, passes = dict(head.cutoffs), 0
     scored.forward_passes += passes
-    context = context_of(backbone.architecture, cell, repeat, cutoffs, str(backbone.device))
+    facts, device = backbone.architecture, str(backbone.device)
+    context = context_of(facts, cell, repeat, cutoffs, device, cell.block)
     if head is None:
         evaluation = cell.task.start(context)
     else:
@@ -89,6 +90,7 @@ def context_of(
     repeat: Repeat,
     cutoffs: Mapping[OutlierRule, float],
     device: str = "cpu",
+    block: int | None = None,
 ) -> Context[Any]:
     """What an evaluation of ``repeat`` may know when it starts."""
     data, text = cell.dataset.roles, None
@@ -96,7 +98,8 @@ def context_of(
         drawn = {"weights": cell.variant.get("weights"), "seed": cell.variant.get("seed")}
         given = {name: value for name, value in drawn.items() if value is not None}
         text = Texts(cell.entry, device, stored=cell.stored, **given)
-    return Context(architecture, data, cell.protocol, repeat.seed, cutoffs, device, text)
+    how = repeat.seed, cutoffs, device, block
+    return Context(architecture, data, cell.protocol, *how, text)
 
 
 def _cutoffs(

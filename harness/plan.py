@@ -78,6 +78,7 @@ class Cell:
     checkpoint_sha256: str | None = None
     weights_digest: str | None = None  # where the plan knows it
     weights_from: str = "released"
+    block: int | None = None  # where its vectors are streamed: ``Context.block``
     base: Cell | None = None
     """Of a further test set: the cell that trains the head."""
 
@@ -141,7 +142,7 @@ class Cell:
     def bytes(self) -> int:
         """What the evaluation keeps in memory of all pictures."""
         return sum(
-            request.bytes_per_picture * len(self.dataset.roles[role].samples)
+            request.kept(self.block is not None) * len(self.dataset.roles[role].samples)
             for role, request in self.requests.items()
         )
 

@@ -15,7 +15,7 @@ from harness import heads, provenance, records, schema
 from harness.aggregates import complete, scenes, score
 from harness.backbone.vit import Backbone
 from harness.describe import gigaflops
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unwritable
 from harness.further import selected_on, trained_on
 from harness.language.source import text_digest
 from harness.options import Options
@@ -43,7 +43,7 @@ def store_record(
 ) -> tuple[Path, schema.Record]:
     """Write what came of a cell: where it lies, and the record as it was written.
 
-    Raises ``HarnessError`` with the scores where it cannot be written, so that they are not lost.
+    Raises ``Unwritable`` with the scores where it cannot be written, so that they are not lost.
     """
     outcome = over_seeds(scored.outcomes, [repeat.seed for repeat in cell.repeats])
     role = scored_role(cell.dataset)
@@ -110,7 +110,7 @@ def store_record(
         return path, records.write(path, record, outcome.columns, head)
     except HarnessError as error:
         scores = ", ".join(f"{name} {m.value:.2f} {m.unit}" for name, m in record.metrics.items())
-        raise HarnessError(f"{error} Not stored: {cell.entry.name}: {scores}") from None
+        raise Unwritable(f"{error} Not stored: {cell.entry.name}: {scores}") from None
 
 
 def _input_facts(backbone: Backbone) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from harness.backbone.arithmetic import exact_float32
 from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unwritable, after_failures
+from harness.features.shared import user_store
 from harness.features.store import Store
 from harness.options import Options
 from harness.passes import Elsewhere, begin, run_pass, take, that_share
@@ -25,6 +26,7 @@ from harness.progress import Progress, Silent
 from harness.recording import Scored, store_record
 from harness.register_neurons import as_loaded, searched
 from harness.registry import ModelEntry, Registry
+from harness.storage.mirrors import push
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +38,10 @@ def run(
     """Run the cells that are to be done; yield each record as it is written, and set it as the
     cell's ``done``.
 
-    Cells of one model and data set run side by side on one forward pass. Raises ``HarnessError``
-    when something cannot go on; the records yielded before are on the disk.
+    Cells of one model and data set run side by side on one forward pass. Where such a group fails,
+    that is noted, the others are run, and ``SomeFailed`` is raised at the end (a plain
+    ``HarnessError`` where no cell is done). Raises ``Unwritable`` at once. The records yielded
+    before are on the disk.
     """
     progress = progress or Silent()
     todo = [cell for cell in cells if cell.reason is None and cell.done is None]
@@ -45,13 +49,46 @@ def run(
         return
     records.check_writable(options.out)
     registry = Registry.load(options.model_files, options.allow_code)
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     backbone: Backbone | None = None
+    failures: list[tuple[str, HarnessError]] = []
+
+    def fail(cells: Sequence[Cell], error: HarnessError) -> None:
+        failures.append((failure(cells, str(error)), error))
+        progress.note(f"failed: {failures[-1][0]}")
+
     for entry, of_model in groups(todo):
         backbone = None  # let go of the last model before the next is loaded
-        backbone = load_model(entry, options, registry)
+        try:
+            backbone = load_model(entry, options, registry)
+        except HarnessError as error:
+            fail([cell for group in of_model for cell in group], error)
+            continue
         for group in of_model:
-            yield from run_group(backbone, group, options, progress, store)
+            if lost := [cell for cell in group if cell.base is not None and not cell.base.done]:
+                fail(lost, HarnessError(HEAD_LOST))
+            left = [cell for cell in group if cell.base is None or cell.base.done]
+            try:
+                if left:
+                    yield from run_group(backbone, left, options, progress, store)
+            except Unwritable:
+                raise
+            except HarnessError as error:
+                fail([cell for cell in left if cell.done is None] or left, error)
+    if len(failures) == 1 and not any(cell.done for cell in cells):
+        raise failures[0][1]
+    if failures:
+        raise after_failures([text for text, _ in failures], any(cell.done for cell in cells))
+
+
+HEAD_LOST = "the head to be judged was not trained"
+
+
+def failure(cells: Sequence[Cell], why: str) -> str:
+    """``MODEL · DATA SET · PROTOCOLS: why``, of cells of one model that were not run."""
+    sets = ", ".join(dict.fromkeys(cell.dataset.name for cell in cells))
+    names = ", ".join(dict.fromkeys(cell.protocol.name for cell in cells))
+    return f"{cells[0].entry.name} · {sets} · {names}: {why}"
 
 
 def load_model(entry: ModelEntry, options: Options, registry: Registry) -> Backbone:
@@ -141,7 +178,13 @@ def _run_group(
                 again = one.repeat, one.evaluation, one.cutoffs
                 try:
                     save_predictions(backbone, cell, *again, options, progress)
+                except Unwritable:
+                    raise
                 except HarnessError as error:  # the record is there
+                    failures.append(str(error))
+                try:
+                    push(cell.path)
+                except HarnessError as error:
                     failures.append(str(error))
                 yield cell.path, cell.done
     if failures:

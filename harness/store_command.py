@@ -4,47 +4,57 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from harness.console import plain_table, size, standard_output
 from harness.errors import HarnessError
-from harness.features import upkeep
-from harness.features.store import default_folder
+from harness.features import shared_upkeep, upkeep
+from harness.features.shared import SharedStore, kept_in, user_store
+from harness.features.store import Store
 from harness.printable import json_text
 
 
 def store(options: argparse.Namespace) -> bool:
     """Do what was typed and print it. False where damage was found and left."""
-    folder = default_folder()
+    store = user_store()
     if options.action == "verify":
-        damaged = upkeep.verify(folder, options.repair)
+        damaged = _verify(store, options.repair)
         if options.json:
             _print_json([{"path": str(one.path), "what": one.what} for one in damaged])
         else:
             _show_damage(damaged, options.repair)
         return options.repair or not damaged
-    rows = [key.facts() for key in _keys(options, folder)]
+    rows = [key.facts() for key in _keys(options, store)]
     if options.json:
         _print_json(rows)
     else:
-        _show_keys(rows, f"{'in' if options.action == 'list' else 'removed from'} {folder}")
+        _show_keys(rows, f"{'in' if options.action == 'list' else 'removed from'} {store.place}")
     return True
 
 
-def _keys(options: argparse.Namespace, folder: Path) -> list[upkeep.Kept]:
+def _verify(store: Store, repair: bool) -> list[upkeep.Damage]:
+    if isinstance(store, SharedStore):
+        return shared_upkeep.verify_there(store.remote, repair)
+    return upkeep.verify(store.folder, repair)
+
+
+def _keys(options: argparse.Namespace, store: Store) -> list[upkeep.Kept]:
     """The keys that are there, or that are removed."""
+    shared = store if isinstance(store, SharedStore) else None
     if options.action == "list":
-        return upkeep.kept(folder)
+        return kept_in(store)
     if options.action == "prune":
         if options.max_size is None:
             raise HarnessError("harness store prune: how much may stay? --max-size 50GB")
-        return upkeep.prune(folder, upkeep.parse_size(options.max_size))
+        most = upkeep.parse_size(options.max_size)
+        if shared is not None:
+            return shared_upkeep.prune_there(shared.remote, most)
+        return upkeep.prune(store.folder, most)
     if not options.yes:
-        raise HarnessError(f"harness store clear: --yes removes all features in {folder}")
-    return upkeep.clear(folder)
+        raise HarnessError(f"harness store clear: --yes removes all features in {store.place}")
+    return shared_upkeep.clear_there(shared.remote) if shared else upkeep.clear(store.folder)
 
 
 def _show_keys(rows: Sequence[Mapping[str, Any]], where: str) -> None:

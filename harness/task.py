@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness.backbone.vit import Layer, Precision, Read
     from harness.features.outliers import OutlierRule
     from harness.features.select import Selected, Selector
+    from harness.features.store import Feature
     from harness.heads import Head
     from harness.language.texts import Texts
 
@@ -95,7 +96,9 @@ class TokenRequest:
     grid may be brought together) or ``shuffled`` (``steps`` updates of ``step_size`` pictures, in
     epochs shuffled by the seed). With a ``step_size`` every update but the last has exactly that
     many pictures, in order, whatever the forward batch: the view must then give one size.
-    ``bytes_per_picture`` is what the fold keeps of each, for the plan. ``select`` are tokens that
+    ``bytes_per_picture`` is what the fold keeps of each, for the plan; ``streamed_bytes`` what it
+    keeps where its vectors are read from the feature store in blocks (``Context.block``), or None
+    where it cannot do so. ``select`` are tokens that
     stand for a picture as one vector. A request that wants nothing else (no layers, attention or
     pixels) of pictures read once can be served from the feature store, without a forward pass;
     labels of pixels are then read beside it. ``dense`` asks for those: of each crop, padded with
@@ -115,6 +118,7 @@ class TokenRequest:
     steps: int | None = None
     step_size: int | None = None
     bytes_per_picture: int = 0
+    streamed_bytes: int | None = None
     select: tuple[Selector, ...] = ()
     dense: Labelled | None = None
     beside: tuple[Read, ...] = ()
@@ -130,6 +134,11 @@ class TokenRequest:
             raise ValueError("a shuffled request needs steps and step_size")
         if self.order == "once" and self.steps is not None:
             raise ValueError("steps belong to a shuffled request")
+
+    def kept(self, streamed: bool) -> int:
+        """Bytes that the fold keeps of a picture, whose vectors may be ``streamed``."""
+        can = streamed and self.streamed_bytes is not None
+        return self.streamed_bytes or 0 if can else self.bytes_per_picture
 
     @property
     def pictures(self) -> int | None:
@@ -194,7 +203,8 @@ class Batch:
     feature store a batch brings that alone, on the CPU: its ``tokens`` are empty. ``crops`` says of
     how many rows each picture is made, of which others may come in the next batches. Of labels that
     were asked for, ``dense`` has those of each picture at its stored size, or ``dense_crops`` those
-    of each row.
+    of each row. ``stored`` is where the feature store has, or will have at the end of the pass, the
+    vectors of a selector, by the picture's place in the data set.
     """
 
     tokens: Mapping[Read, Tokens]
@@ -209,6 +219,7 @@ class Batch:
     dense: tuple[Dense, ...] = ()
     dense_crops: DenseCrops | None = None
     received: Mapping[int, Received] = field(default_factory=dict)
+    stored: Mapping[Selector, Feature] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,9 @@ class Context(Generic[P]):
     """Of the rules that the task asks for: the norm above which a patch is an outlier."""
     device: str = "cpu"
     """Where the backbone runs: ``cpu``, ``cuda`` or ``cuda:1``. A head may be fitted there too."""
+    block: int | None = None
+    """Where vectors are read from the feature store again and not kept in memory: about the bytes
+    that a block of them may take. It moves no number."""
     text: Texts | None = None
     """Of a task that ``needs_text``: the model's text tower."""
 

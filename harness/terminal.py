@@ -16,6 +16,7 @@ from harness.console import plain_table as _table
 from harness.console import size
 from harness.console import standard_output as _console
 from harness.schema import pictures_folder
+from harness.storage.mirrors import told
 from harness.tables.rows import protocol_words as _protocol
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def plan_facts(cells: Sequence[Cell], forecast: Forecast) -> list[dict[str, Any]
             "forward_passes": sum(cell.passes.values()),
             "forward_passes_saved": forecast.saved_by([cell]),
             "bytes": cell.bytes,
+            "streamed": cell.block is not None,
             "bytes_stored": forecast.stored_by([cell]),
             "state": cell.state,
             "reason": cell.reason,
@@ -73,7 +75,7 @@ def show_plan(cells: Sequence[Cell], forecast: Forecast | None = None) -> None:
             cell.path.stem,
             f"{_pictures(cell):,}",
             f"{sum(cell.passes.values()):,}",
-            size(cell.bytes),
+            size(cell.bytes) + ("" if cell.block is None else " (streamed)"),
             escape(state),
         )
     console = _console()
@@ -136,7 +138,7 @@ def show_results(
     for cell in not_applicable:
         console.print(cell.told, markup=False, soft_wrap=True)
     for path, _ in results:
-        console.print(f"record: {path}", markup=False, soft_wrap=True)
+        console.print(f"record: {told(path)}", markup=False, soft_wrap=True)
         if (folder := pictures_folder(path)).is_dir():
             console.print(f"pictures: {folder}", markup=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -17,17 +18,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_va
 from harness.backbone.architecture import Architecture
 from harness.classification import (
     CollectedEvaluation,
-    Examples,
     TokenProtocol,
     check_classes,
     over_draws,
     request_of,
     selector_of,
 )
+from harness.collected import NOTED, Examples
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
 from harness.features.select import DRAWN, Selector
+from harness.features.vectors import Vectors, chosen, to_unit
+from harness.probes.blocked_neighbours import BlockedIndex
 from harness.probes.neighbours import MOST, Approximate, Judged, NeighbourIndex, judge
 from harness.task import Context, MetricSpec, Outcome, Task, TokenRequest
 
@@ -89,7 +92,7 @@ class KnnProtocol(TokenProtocol):
 class _Gallery(NamedTuple):
     """What neighbours are looked for among: unit ``features [n, D]``, ``labels [n]``."""
 
-    features: torch.Tensor
+    features: torch.Tensor | Vectors
     labels: torch.Tensor
 
 
@@ -105,8 +108,7 @@ class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
             collectors = self._collectors.pop(role)
             while collectors:
                 examples = collectors.pop(0).examples()
-                torch.nn.functional.normalize(examples.features, out=examples.features)
-                found[role].append(examples)
+                found[role].append(examples._replace(features=to_unit(examples.features)))
         for examples in found["train"]:
             _check_enough(protocol, examples.labels, self._context.datasets["train"])
         test = found["test"][0]
@@ -128,16 +130,13 @@ class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
         if count is None:
             return _Gallery(train.features, labels)
         drawn = few_shot(train, count, self._context.seed, draw)
-        return _Gallery(train.features[drawn], labels[drawn])
+        return _Gallery(chosen(train.features, drawn.numpy()), labels[drawn])
 
     def _judged(self, gallery: _Gallery, test: Examples, classes: int) -> dict[int, Judged]:
         protocol, device = self._context.protocol, self._context.device
         try:
-            index = NeighbourIndex(
-                gallery.features, device, _approximate(protocol, len(gallery.features))
-            )
             return judge(
-                index,
+                self._index(gallery.features),
                 gallery.labels,
                 classes,
                 test.features,
@@ -150,8 +149,23 @@ class KnnEvaluation(CollectedEvaluation[KnnProtocol]):
                 raise
             raise HarnessError(
                 f"knn: out of memory on {device} with the features of {len(gallery.features):,} "
-                f"pictures; --set index=ivf takes a quarter, --device cpu takes the machine's"
+                f"pictures; --memory SIZE of less reads them in blocks, --set index=ivf takes a "
+                "quarter, --device cpu takes the machine's"
             ) from None
+
+    def _index(self, features: torch.Tensor | Vectors) -> NeighbourIndex | BlockedIndex:
+        device, approximate = (
+            self._context.device,
+            _approximate(self._context.protocol, len(features)),
+        )
+        if not isinstance(features, Vectors):
+            return NeighbourIndex(features, device, approximate)
+        assert self._context.block is not None
+        size = self._context.block
+        if torch.device(device).type == "cuda":
+            size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
+        block = max(1, size // features.row_bytes())
+        return BlockedIndex(features, block, device, approximate)
 
     def _outcome(
         self, test: Examples, judged: list[dict[int, Judged]], counts: dict[str, int], train: int
@@ -242,7 +256,8 @@ class Knn(Task[KnnProtocol]):
         labels = [sample.target.label for sample in datasets["train"].samples]
         _check_enough(protocol, np.array(labels, np.int64), datasets["train"])
         request = request_of(protocol, architecture, _selectors(protocol, architecture, seed))
-        return dict.fromkeys(_ROLES, request)
+        streamed = NOTED * len(request.select)
+        return dict.fromkeys(_ROLES, replace(request, streamed_bytes=streamed))
 
     def start(self, context: Context[KnnProtocol]) -> KnnEvaluation:
         selectors = _selectors(context.protocol, context.architecture, context.seed)

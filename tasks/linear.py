@@ -23,19 +23,20 @@ from torch import Tensor
 from harness.backbone.architecture import Architecture
 from harness.classification import (
     TOP,
-    Collector,
     check_classes,
     check_further,
     joined,
     request_of,
     view_of,
 )
+from harness.collected import NOTED, collectors
 from harness.data.dataset import Dataset, Role
 from harness.data.views import RandomResizedCropFlip
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
 from harness.features.order import shuffled
 from harness.features.select import Selector
+from harness.gathered import Gathered, gather
 from harness.heads import Head
 from harness.judged import JudgedEvaluation, linear_head
 from harness.linear_grid import (
@@ -49,19 +50,9 @@ from harness.linear_grid import (
 )
 from harness.probes.linear import Descent, LinearHeads
 from harness.probes.linear import Head as GridHead
-from harness.selection import held_out
 from harness.task import Batch, Context, Evaluation, HeadTask, MetricSpec, Outcome, TokenRequest
 
 _JUDGED_BYTES = 8  # a picture and head: the class, and the rank of the right one
-
-
-class _Gathered(NamedTuple):
-    """All pictures that heads are trained or chosen on: ``features [n, W]``, ``labels [n]``, and
-    which of them choose, ``held [n]``."""
-
-    features: Tensor
-    labels: Tensor
-    held: NDArray[np.bool_]
 
 
 class _Trained(NamedTuple):
@@ -82,7 +73,7 @@ class LinearEvaluation(Evaluation):
         self._context, self._protocol = context, context.protocol
         self._selectors, self._points = selectors, tuple(context.protocol.points())
         self._collectors = {
-            role: [Collector(context.datasets[role], each) for each in selectors]
+            role: collectors(context.datasets[role], selectors, context.block is not None)
             for role in kept_roles(context.protocol, context.datasets)
         }
         self._places = {
@@ -137,7 +128,10 @@ class LinearEvaluation(Evaluation):
         """Every head on the pictures that are not held out, and the best on those that are."""
         protocol = self._protocol
         assert isinstance(protocol, StoredLinearProtocol)
-        gathered = self._gathered()
+        device = self._context.device
+        gathered = gather(self._collectors, self._widths, protocol.selection_share, device)
+        for role, count in gathered.without.items():
+            self._count(f"{role}_without_token", count)
         rows = torch.from_numpy(np.flatnonzero(~gathered.held))
         held = torch.from_numpy(np.flatnonzero(gathered.held))
         if not len(held) or len(np.unique(gathered.labels[rows].numpy())) < 2:
@@ -148,8 +142,8 @@ class LinearEvaluation(Evaluation):
             )
         self._trained = self._descended(self._points, gathered, rows)
         hits = torch.zeros(len(self._points), dtype=torch.int64)
-        for part in torch.split(held, protocol.batch_size):
-            judged = self._trained.heads.judge(*self._near(gathered, part))
+        for near in gathered.near(torch.split(held, protocol.batch_size), device):
+            judged = self._trained.heads.judge(*near)
             hits += (judged.rank == 0).sum(0).cpu()
         self._choice = self._chosen((100 * hits.double() / len(held)).tolist())
         self._counts |= {"train_pictures": len(rows), "selection_pictures": len(held)}
@@ -161,40 +155,7 @@ class LinearEvaluation(Evaluation):
             self._counts["train_pictures"] = len(everything)
         self._counts["steps"] = self._trained.steps
 
-    def _gathered(self) -> _Gathered:
-        """Roles one under the other. Collectors are let go of on the way, so that little of it is
-        in memory twice."""
-        ends = self._ends()
-        ids: list[list[str]] = []
-        features, labels = torch.empty(0), torch.empty(0)
-        for column in range(len(self._selectors)):
-            parts = []
-            for role, collectors in self._collectors.items():
-                collector = collectors.pop(0)
-                parts.append(collector.examples())
-                if not column and collector.without:
-                    self._count(f"{role}_without_token", collector.without)
-            if not column:
-                ids = [list(part.ids) for part in parts]
-                labels = torch.cat([torch.from_numpy(part.labels) for part in parts])
-                features = torch.empty(len(labels), ends[-1])
-            begin = 0
-            for part in parts:
-                rows = slice(begin, begin + len(part.ids))
-                features[rows, ends[column] : ends[column + 1]] = part.features
-                begin = rows.stop
-        if len(ids) > 1:
-            held = np.arange(len(labels)) >= len(ids[0])
-        else:
-            assert isinstance(self._protocol, StoredLinearProtocol)
-            held = held_out(ids[0], self._protocol.selection_share)
-        if torch.device(self._context.device).type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self._context.device)
-            if features.nbytes < free / 2:  # the rest is for the heads
-                features = features.to(self._context.device)
-        return _Gathered(features, labels, held)
-
-    def _descended(self, points: tuple[Point, ...], gathered: _Gathered, rows: Tensor) -> _Trained:
+    def _descended(self, points: tuple[Point, ...], gathered: Gathered, rows: Tensor) -> _Trained:
         """Heads trained on ``rows``: in shuffled epochs, one after the other, dealt out in steps of
         one size, as a stream of pictures would be."""
         protocol = self._protocol
@@ -203,16 +164,11 @@ class LinearEvaluation(Evaluation):
         steps = max(protocol.min_steps, math.ceil(protocol.epochs * len(rows) / size))
         trained = self._begin(points, steps)
         order = np.frombuffer(shuffled(len(rows), steps * size, self._context.seed), np.intc)
-        for step in range(steps):
-            part = rows[torch.from_numpy(order[step * size : (step + 1) * size].astype(np.int64))]
-            trained.heads.step(*self._near(gathered, part))
+        dealt = (order[step * size : (step + 1) * size].astype(np.int64) for step in range(steps))
+        parts = (rows[torch.from_numpy(part)] for part in dealt)
+        for near in gathered.near(parts, self._context.device):
+            trained.heads.step(*near)
         return trained
-
-    def _near(self, gathered: _Gathered, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and labels of some rows, where the heads are."""
-        device = self._context.device
-        features = gathered.features[rows.to(gathered.features.device)]
-        return features.to(device), gathered.labels[rows].to(device)
 
     def _begin(self, points: tuple[Point, ...], steps: int) -> _Trained:
         protocol = self._protocol
@@ -356,7 +312,8 @@ class Linear(HeadTask[LinearProtocol]):
         heads = len(protocol.points())
         test = replace(request, bytes_per_picture=_JUDGED_BYTES * heads)
         if not isinstance(protocol, StreamedLinearProtocol):
-            return {**dict.fromkeys(kept, request), "test": test}
+            train = replace(request, streamed_bytes=NOTED * len(request.select))
+            return {**dict.fromkeys(kept, train), "test": test}
         view = view_of(protocol, architecture)
         train = replace(
             request,

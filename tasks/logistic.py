@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -21,7 +22,6 @@ from harness.aggregates import values
 from harness.backbone.architecture import Architecture
 from harness.classification import (
     CollectedEvaluation,
-    Examples,
     SelectionShare,
     TokenProtocol,
     check_classes,
@@ -29,11 +29,13 @@ from harness.classification import (
     request_of,
     selector_of,
 )
+from harness.collected import NOTED, Examples
 from harness.data.dataset import ROLES, Dataset, Role
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
 from harness.features.select import DRAWN, Selector
 from harness.multilabel import Judged, OneCFor, check_labels, judge
+from harness.probes.log_losses import fit_bytes
 from harness.probes.logistic import LogisticHead, logistic_path
 from harness.selection import held_out
 from harness.task import Context, MetricSpec, Outcome, Task, TokenRequest
@@ -148,7 +150,8 @@ class PathEvaluation(CollectedEvaluation[Q], Generic[Q, D]):
                 raise
             raise HarnessError(
                 f"logistic: out of memory on {device} with the features of "
-                f"{len(everything.labels):,} pictures; --device cpu takes the machine's"
+                f"{len(everything.labels):,} pictures; --memory SIZE of less reads them in blocks, "
+                "--device cpu takes the machine's"
             ) from None
 
     @abstractmethod
@@ -356,8 +359,16 @@ class Logistic(Task[Any]):
         roles = _used(datasets)
         check = check_labels if isinstance(protocol, MultilabelProtocol) else check_classes
         check(datasets, roles)
-        request = request_of(protocol, architecture, _selectors(protocol, architecture, seed))
-        return dict.fromkeys(roles, request)
+        selectors = _selectors(protocol, architecture, seed)
+        request = request_of(protocol, architecture, selectors)
+        request = replace(request, streamed_bytes=NOTED * len(selectors))
+        fitted = request.bytes_per_picture + fit_bytes(
+            request.bytes_per_picture // len(selectors), len(datasets["train"].classes)
+        )
+        return {
+            role: request if role == "test" else replace(request, bytes_per_picture=fitted)
+            for role in roles
+        }
 
     def start(self, context: Context[Any]) -> LogisticEvaluation | MultilabelEvaluation:
         several = isinstance(context.protocol, MultilabelProtocol)

@@ -11,13 +11,13 @@ import torch
 from harness import load_backbone
 from harness.backbone.architecture import Architecture
 from harness.classification import (
-    Collector,
     TokenProtocol,
     check_classes,
     request_of,
     selector_of,
     view_of,
 )
+from harness.collected import Collector
 from harness.data.dataset import Dataset, Sample, Target
 from harness.data.views import CentreCrop
 from harness.errors import HarnessError

@@ -171,6 +171,7 @@ def test_a_run_prints_a_table_and_marks_random_weights(
     assert "12/12" in shown.err and "images/s" in shown.err
 
 
+@pytest.mark.slow
 def test_missing_weights_say_what_to_do_and_touch_no_network(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     command = ["run", "--task", "lost", "--model", "vits", "--dataset", "generated"]

@@ -145,3 +145,28 @@ def test_wrong_use_is_told_and_nothing_is_written(
     assert extract(*arguments) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "features").exists()
+
+
+def test_a_command_that_was_killed_before_its_end_begins_again_and_leaves_nothing_of_it(
+    extract: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by ``make faults TARGET=extract SEED=0`` and ``SEED=1``."""
+    folder = tmp_path / "features"
+    folder.mkdir()
+    (folder / ".features.safetensors.1.tmp").write_bytes(b"half")
+    real, renamed = Path.replace, list[str]()
+
+    def killed(self: Path, target: Path) -> Path:
+        renamed.append(target.name)
+        if target.name == "features.safetensors":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        assert extract() == 130
+    assert renamed[-2:] == ["index.json", "features.safetensors"]
+    tensors, index = extract()
+    assert len(tensors["labels"]) == len(index["ids"]) == 12
+    names = {path.name for path in folder.iterdir()}
+    assert names - {".lock"} == {"features.safetensors", "index.json"}

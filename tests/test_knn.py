@@ -29,7 +29,7 @@ from harness import evaluate
 from harness.backbone.layout import Tokens
 from harness.backbone.vit import Read
 from harness.bench.knn import knn
-from harness.classification import Examples
+from harness.collected import Examples
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.features.select import Selected, select

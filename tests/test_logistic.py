@@ -87,8 +87,11 @@ def test_the_protocol_is_the_official_codes() -> None:
         select=(Selector("global", 3, True),),
         precision="fp16",
         bytes_per_picture=4 * 48,
+        streamed_bytes=8,
     )
-    assert LOGISTIC.requests(ARCHITECTURE, datasets, PLAIN) == {"train": request, "test": request}
+    # A chosen copy, float64 twice, and of two classes four float64 each.
+    train = replace(request, bytes_per_picture=2 * 4 * 48 + 2 * 8 * 48 + 4 * 8 * 2)
+    assert LOGISTIC.requests(ARCHITECTURE, datasets, PLAIN) == {"train": train, "test": request}
     assert request.storable
 
 

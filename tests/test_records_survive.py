@@ -170,6 +170,20 @@ def test_an_interrupt_leaves_no_temporary_file(
     assert records.finished(stored) is not None
 
 
+def test_what_a_killed_command_left_of_a_file_goes_when_it_is_written_again(
+    tmp_path: Path,
+) -> None:
+    """Found by ``make faults TARGET=leaderboard SEED=5``."""
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    left = tmp_path / f".board.md.{dead.pid}.tmp"
+    others = [tmp_path / f".other.md.{dead.pid}.tmp", tmp_path / f".board.md.{os.getppid()}.tmp"]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    atomic.publish(tmp_path / "board.md", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "board.md"])
+
+
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("not a folder")
     for attempt in (

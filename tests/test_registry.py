@@ -15,14 +15,15 @@ from harness.documents import name_problem
 from harness.errors import HarnessError
 from harness.registry import SHIPPED, ModelEntry, Registry
 
-NAMES = Registry.load().names()
+REGISTRY = Registry.load()
+NAMES = REGISTRY.names()
 # With timm's own weights: nano and nano-reg4 are timm's class with weights that are shipped here.
 FROM_TIMM = [
     name
     for name in NAMES
-    if Registry.load().entry(name).timm
-    and not Registry.load().entry(name).checkpoint
-    and not Registry.load().entry(name).interventions
+    if REGISTRY.entry(name).timm
+    and not REGISTRY.entry(name).checkpoint
+    and not REGISTRY.entry(name).interventions
 ]
 
 
@@ -76,7 +77,7 @@ def test_dinov2_resamples_positions_as_each_half_was_released() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_entry_has_a_licence_and_a_usable_name(name: str) -> None:
     assert name_problem(name) is None
-    assert Registry.load().entry(name).license
+    assert REGISTRY.entry(name).license
 
 
 def test_the_floors_stand_at_the_end() -> None:
@@ -88,7 +89,7 @@ def test_every_timm_name_has_weights_and_the_layout_that_the_entry_says(name: st
     import timm
     import torch
 
-    model_entry = Registry.load().entry(name)
+    model_entry = REGISTRY.entry(name)
     assert model_entry.timm is not None
     assert "." in model_entry.timm, "a timm name carries the tag of its weights"
     released = timm.get_pretrained_cfg(model_entry.timm)  # raises for a tag that timm has not
@@ -111,7 +112,7 @@ def test_dinov3_takes_the_class_token_as_upstream_does() -> None:
 
 
 def test_no_two_shipped_entries_are_the_same_model() -> None:
-    digests = [Registry.load().entry(name).digest() for name in NAMES]
+    digests = [REGISTRY.entry(name).digest() for name in NAMES]
     assert len(set(digests)) == len(digests)
 
 

@@ -258,10 +258,21 @@ def _fitting(entry: ModelEntry, registry: Registry | None) -> str:
     if looks is None or registry is None or _entry_signature(entry) == looks:
         return ""  # an entry of that shape already: another would not help
     others = [registry.entry(name) for name in registry.names()]
-    names = [e.name for e in others if not e.interventions and _entry_signature(e) == looks]
+    names = [each.name for each in others if not each.interventions and _fits(each, looks)]
     if not names:
         return "no entry of the registry has this shape"
     return f"it would fit: {', '.join(names)}"
+
+
+def _fits(entry: ModelEntry, looks: Signature) -> bool:
+    """Whether an entry is of this shape. To build all of them takes long, so that the first block
+    of one that may be is looked at before the whole."""
+    if entry.registers != looks.registers:
+        return False
+    begun = entry.model_copy(update={"arguments": {**entry.arguments, "depth": 1}})
+    if _entry_signature(begun) not in {None, replace(looks, blocks=1)}:
+        return False
+    return _entry_signature(entry) == looks
 
 
 def _entry_signature(entry: ModelEntry) -> Signature | None:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 _MEASURED = (
     "anatomy",
     "attention",
+    "cluster",
     "dense",
     "extract",
+    "grid",
     "knn",
     "linear",
     "logistic",
     "lost",
+    "memory",
     "paint",
     "registers",
     "stored",
@@ -29,7 +32,9 @@ def add_bench(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentParser:
         "measure speed: the pipeline, and anatomy, against the bare forward, LOST against its Gram "
         "matrix, kNN, linear heads, the logistic path and TokenCut's cut against the plain way, "
         "attention rows against the whole softmax, stored features and patches (dense) against a "
-        "stream of pictures, a test-time register, the painter of scenes, tables of 2,000 records",
+        "stream of pictures, vectors read in blocks against vectors in memory, a test-time "
+        "register, the painter of scenes, tables of 2,000 records, the engine ray against the "
+        "local one (cluster) and over 1,000 cells (grid)",
         "harness bench extract --model vits --dataset voc07 --limit 200",
     )
     bench.add_argument("what", choices=_MEASURED)

@@ -8,13 +8,16 @@ from typing import Any
 
 from harness.bench.anatomy import anatomy
 from harness.bench.attention import attention
+from harness.bench.cluster import cluster
 from harness.bench.dense import dense
+from harness.bench.grid import grid
 from harness.bench.knn import knn
 from harness.bench.linear import linear
 from harness.bench.logistic import logistic
 from harness.bench.pipeline import extract, lost, paint
 from harness.bench.registers import registers
 from harness.bench.stored import stored
+from harness.bench.streamed import memory
 from harness.bench.tables import tables
 from harness.bench.tokencut import tokencut
 from harness.errors import HarnessError
@@ -33,10 +36,16 @@ def measure(options: argparse.Namespace, machine: Mapping[str, Any]) -> dict[str
     match options.what:
         case "paint":
             return paint(limit)
+        case "cluster":
+            return cluster(limit)
+        case "grid":
+            return grid()
         case "attention":
             return attention(device)
         case "lost":
             return lost(device)
+        case "memory":
+            return memory(device)
         case "registers":
             return registers(device)
         case "tables":

@@ -152,7 +152,7 @@ class Subject:
             self.seed if seed is None else seed,
             self.cutoffs,
             str(self.backbone.device),
-            self.text,
+            text=self.text,
         )
         return self.task.start(context)
 

@@ -23,12 +23,13 @@ from harness import records, schema
 from harness.backbone.sources import choose_device, inspect
 from harness.engine.pieces import Piece, cut, units
 from harness.engine.worker import Finished
-from harness.errors import HarnessError, SomeFailed
+from harness.errors import HarnessError, after_failures
 from harness.options import Options
 from harness.pictured.saving import clear
 from harness.plan import Cell
 from harness.progress import Progress, Silent
-from harness.run import groups
+from harness.run import HEAD_LOST, failure, groups
+from harness.storage.mirrors import push, told
 
 RETRIES = 5
 """How often a task that a dying worker or node has taken along is begun again."""
@@ -73,7 +74,7 @@ class _Job:
 def run(
     cells: Sequence[Cell], options: Options, engine: Engine, progress: Progress | None = None
 ) -> Iterator[tuple[Path, schema.Record]]:
-    """As ``harness.run.run``, on Ray. Raises ``SomeFailed`` at the end, where cells failed."""
+    """As ``harness.run.run``, on Ray."""
     todo = [cell for cell in cells if cell.reason is None and cell.done is None]
     if not todo:
         return
@@ -85,14 +86,19 @@ def run(
         finally:
             driver.stop()
     if driver.failures:
-        raise SomeFailed(driver.failures)
+        raise after_failures(driver.failures, any(cell.done for cell in cells))
+
+
+def quiet() -> None:
+    """Set in the environment, before Ray starts, what keeps it to this machine and this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 @contextlib.contextmanager
 def _ray(engine: Engine) -> Iterator[Any]:
     """Ray, started for this run unless the program has done so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet()
     try:
         import ray
     except ImportError:
@@ -192,7 +198,7 @@ class _Driver:
                 return False
             self._closed.remove(group)
             if any(base.done is None for base in bases):
-                self._fail_all(group, "the head to be judged was not trained")
+                self._fail_all(group, HEAD_LOST)
                 return True
             try:
                 parts = cut(group.cells, self._options, self._workers)
@@ -277,7 +283,11 @@ class _Driver:
             clear(schema.pictures_folder(path), self._options.out)
             cell.path, cell.done = path, records.adopt(path, files)
             self._done += 1
-            self._progress.note(f"{path}: done ({self._done} of {self._cells})")
+            self._progress.note(f"{told(path)}: done ({self._done} of {self._cells})")
+            try:
+                push(path)
+            except HarnessError as error:
+                self._fail(group, [place], str(error))
             yield cell.path, cell.done
         if finished.failed is not None:
             self._fail(group, sorted(left) or job.places, finished.failed)
@@ -288,9 +298,7 @@ class _Driver:
         self._fail(group, range(len(group.cells)), why)
 
     def _fail(self, group: _Group, places: Sequence[int], why: str) -> None:
-        first = group.cells[0]
-        names = ", ".join(dict.fromkeys(group.cells[place].protocol.name for place in places))
-        self.failures.append(f"{first.entry.name} · {first.dataset.name} · {names}: {why}")
+        self.failures.append(failure([group.cells[place] for place in places], why))
         self._progress.note(f"failed: {self.failures[-1]}")
 
 

@@ -20,7 +20,8 @@ from harness.backbone.sources import inspect
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES, Role
 from harness.features.keys import can_be_keyed
-from harness.features.store import Store, shard_size
+from harness.features.shared import user_store
+from harness.features.store import shard_size
 from harness.options import Options
 from harness.passes import PIECE, Seen, begin, context_of, run_pass, that_share
 from harness.plan import Cell
@@ -119,7 +120,7 @@ def _between_cuts(
     selectors = frozenset(selector for place in places for selector in asked[place].select)
     if not selectors:
         return PIECE
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     architecture = inspect(group[places[0]].entry)[0]
     return shard_size(store, selectors, architecture, asked[places[0]].view)
 
@@ -167,7 +168,7 @@ def run_piece(
     backbone: Backbone, piece: Piece, group: Sequence[Cell], options: Options
 ) -> dict[int, Seen]:
     """Read the pictures of a piece; what each of its cells got of them."""
-    store = Store() if options.store else None
+    store = user_store() if options.store else None
     with exact_float32():
         running = {}
         cutoff_passes = {}

@@ -17,7 +17,7 @@ from harness import records
 from harness.backbone.vit import Backbone
 from harness.engine.pieces import Piece, run_piece
 from harness.errors import HarnessError
-from harness.features.store import Store
+from harness.features.shared import user_store
 from harness.options import Options
 from harness.passes import Elsewhere, Seen
 from harness.plan import Cell
@@ -68,7 +68,7 @@ def finish(
             for (repeat, role, place), seen in elsewhere.items()
             if place in places
         }
-        store = Store() if options.store else None
+        store = user_store() if options.store else None
         try:
             backbone = _backbone(cells[0], options)
             for path, _ in run_group(backbone, cells, own, Silent(), store, renumbered):

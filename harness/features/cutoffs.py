@@ -9,11 +9,9 @@ import hashlib
 import json
 import math
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 
-from harness.atomic import locked, replace
 from harness.backbone.vit import Backbone, Read
 from harness.data.coverage import inside
 from harness.data.dataset import Dataset
@@ -53,7 +51,7 @@ def resolve(
     keys = {}
     if store is not None and can_be_keyed(source.view):
         keys = {rule: cutoff_key(running, source, layer, rule) for rule in rules}
-        known = {rule: read_cutoff(store.folder, key) for rule, key in keys.items()}
+        known = {rule: read_cutoff(store, key) for rule, key in keys.items()}
         found = {rule: value for rule, value in known.items() if value is not None}
         if len(found) == len(rules):
             return found, 0
@@ -72,27 +70,24 @@ def resolve(
     return values, tally.forward_passes
 
 
-def read_cutoff(folder: Path, key: Key) -> float | None:
+def read_cutoff(store: Store, key: Key) -> float | None:
     """None where it is not there, or damaged."""
+    data = store.read_note(f"{FOLDER}/{key.digest}.json")
+    if data is None:
+        return None
     try:
-        found = json.loads((folder / FOLDER / f"{key.digest}.json").read_bytes())
+        found = json.loads(data)
         if found["sha256"] != _seal(key, found["cutoff"]):
             return None
         cutoff = float(found["cutoff"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
     return cutoff if math.isfinite(cutoff) else None
 
 
 def _write(store: Store, key: Key, cutoff: float) -> None:
-    if not store.usable:
-        return
-    with store.forgiving():
-        folder = store.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        body = {"about": key.about, "cutoff": cutoff, "sha256": _seal(key, cutoff)}
-        with locked(folder):
-            replace({folder / f"{key.digest}.json": json.dumps(body, indent=1).encode()})
+    body = {"about": key.about, "cutoff": cutoff, "sha256": _seal(key, cutoff)}
+    store.keep_note(f"{FOLDER}/{key.digest}.json", json.dumps(body, indent=1).encode())
 
 
 def _seal(key: Key, cutoff: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -246,15 +247,31 @@ def normalise(backbone: Backbone, crops: Sequence[Crop]) -> Tensor:
     """
     facts, device = backbone.architecture, backbone.device
     height, width = crops[0].geometry.padded
-    mean = torch.tensor(facts.mean, device=device)[:, None, None]
-    std = torch.tensor(facts.std, device=device)[:, None, None]
+    mean, std = _statistics(facts.mean, facts.std, device)
     batch = torch.zeros(len(crops), 3, height, width, device=device)
-    for row, crop in zip(batch, crops, strict=True):
-        pixels = torch.from_numpy(crop.pixels)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory().to(device, non_blocking=True)
-        left, top = crop.geometry.pad[:2]
-        _, _, crop_width, crop_height = crop.geometry.crop
-        values = pixels.permute(2, 0, 1).float().div_(255).sub_(mean).div_(std)
-        row[:, top : top + crop_height, left : left + crop_width] = values
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for row, crop in enumerate(crops):
+        alike.setdefault((*crop.geometry.pad[:2], *crop.pixels.shape[:2]), []).append(row)
+    for (left, top, high, wide), rows in alike.items():
+        pinned = device.type == "cuda"
+        pixels = torch.empty(len(rows), high, wide, 3, dtype=torch.uint8, pin_memory=pinned)
+        for place, row in enumerate(rows):
+            pixels[place] = torch.from_numpy(crops[row].pixels)
+        seen = pixels.to(device, non_blocking=pinned).permute(0, 3, 1, 2)
+        values = seen.float().div_(255).sub_(mean).div_(std)
+        inside = batch[:, :, top : top + high, left : left + wide]
+        if len(alike) == 1:
+            inside.copy_(values)
+        else:
+            inside[rows] = values
     return batch
+
+
+@cache
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Each ``[3, 1, 1]`` on the device. Laid there once: copying them would wait for the pass
+    before, and no picture would be fetched meanwhile."""
+    facts = torch.tensor([mean, std], device=device)[..., None, None]
+    return facts[0], facts[1]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -20,6 +24,11 @@ from harness.data.views import Crop, View
 from harness.errors import BadLabels, BadPicture, HarnessError
 
 PREFETCH = 4
+_TOGETHER, _RUNS_AHEAD = 4, 2
+"""Pictures that a worker hands over at once, and how often it may do so ahead."""
+_SHARED_BYTES = 2**32
+"""Pictures of 64 million pixels (``MAX_PIXELS``) that eight workers hand over take more, but not
+those that anybody has."""
 Item = TypeVar("Item")
 
 
@@ -81,7 +90,64 @@ def load(
     this process). One that comes again is seen through the view with another seed."""
     pictures = _Pictures(dataset, view, seed, labelled)
     readings = occurrences(order, len(dataset.samples))
-    yield from by_workers(pictures, readings, workers, seed, PREFETCH)
+    if not workers or len(order) < _TOGETHER * workers or not _shared_memory():
+        yield from by_workers(pictures, readings, workers, seed, PREFETCH)
+        return
+    several = _Several(pictures)
+    for loaded, pixels in by_workers(several, _runs(readings), workers, seed, _RUNS_AHEAD):
+        # Copied: of what is shared each piece holds an open file until it is let go of.
+        yield from _unpacked(loaded, pixels.numpy().copy())
+
+
+class _Several(TorchDataset[tuple[list[Loaded], torch.Tensor]]):
+    """Runs of pictures whose pixels come as one piece of shared memory: through a pipe they would
+    cost the process that feeds the device more than it has time for."""
+
+    def __init__(self, pictures: _Pictures) -> None:
+        self._pictures = pictures
+
+    def __getitem__(self, readings: list[tuple[int, int]]) -> tuple[list[Loaded], torch.Tensor]:
+        found = [self._pictures[reading] for reading in readings]
+        pixels = [crop.pixels.reshape(-1) for each in found for crop in each.crops]
+        whole = np.concatenate(pixels) if pixels else np.zeros(0, np.uint8)
+        bare = [
+            replace(
+                each,
+                crops=tuple(
+                    replace(crop, pixels=np.empty((0, *crop.pixels.shape), np.uint8))
+                    for crop in each.crops
+                ),
+            )
+            for each in found
+        ]
+        return bare, torch.from_numpy(whole)
+
+
+def _unpacked(loaded: list[Loaded], pixels: NDArray[np.uint8]) -> Iterator[Loaded]:
+    """Pictures with their pixels, which a worker has laid one after the other."""
+    start = 0
+    for each in loaded:
+        crops = []
+        for crop in each.crops:
+            shape = crop.pixels.shape[1:]
+            end = start + math.prod(shape)
+            crops.append(replace(crop, pixels=pixels[start:end].reshape(shape)))
+            start = end
+        yield replace(each, crops=tuple(crops))
+
+
+def _runs(readings: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    while run := list(itertools.islice(readings, _TOGETHER)):
+        yield run
+
+
+def _shared_memory() -> bool:
+    """Whether there is shared memory enough: a container may have 64 MiB."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return False
+    return found.f_bavail * found.f_frsize >= _SHARED_BYTES
 
 
 def occurrences(order: Iterable[int], pictures: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ without a store; a shard that is there is never made again for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from harness.backbone.vit import Backbone
@@ -94,7 +94,8 @@ def batches(
             if len(whole) < len(rows):  # it went while we looked
                 yield from _run(reader, features, [shard])
             else:
-                yield from _stored(reader, shard, whole)
+                for batch in _stored(reader, shard, whole):
+                    yield replace(batch, stored=features)
 
 
 def _usable(reader: Reader, features: Mapping[Selector, Feature], shard: int) -> bool:
@@ -215,7 +216,7 @@ def _run(
     ):
         if features:
             storing.add(batch)
-        yield batch
+        yield replace(batch, stored=features)
     if features:
         storing.end()
 

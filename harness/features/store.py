@@ -7,7 +7,7 @@ in one rename each, under the key's lock: a shard is there or it is not. One tha
 short or in the wrong place is not there, and is made again.
 
 Nothing here may fail a run: where the folder cannot be read or written that is said once
-(``Store.notices``), and the run goes on without.
+(``Store.notices``), and the run goes on without. ``shared.py`` has the store on a URL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.atomic import locked, replace, sweep
@@ -31,6 +33,7 @@ from harness.documents import canonical_json
 from harness.errors import HarnessError
 from harness.features.keys import Key
 from harness.features.select import Selector, row_bytes
+from harness.storage.urls import checked, is_url, local_folder, user_cache
 
 SHARD = 1024
 """Pictures in a shard: what a killed run loses of its work, at most."""
@@ -38,16 +41,25 @@ SHARD_BYTES = 2**27
 """A shard that would be larger has fewer pictures: it is in memory once when it is written."""
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_STORED_AS = {"F32": np.float32, "F16": np.float16}
+_READ_THROUGH = 2**16  # bytes
 _TROUBLE = (OSError, HarnessError, NotImplementedError)  # the last: a disk without locks
 
 
+def default_url() -> str | None:
+    """$HARNESS_CACHE where that is a URL. Raises ``HarnessError`` for a bad one."""
+    own = os.environ.get("HARNESS_CACHE", "")
+    return checked(own) if is_url(own) else None
+
+
 def default_folder() -> Path:
-    """$HARNESS_CACHE, or ``vit-harness/features`` in the user's cache folder."""
+    """$HARNESS_CACHE, or ``vit-harness/features`` in the user's cache folder; of a URL the folder
+    for what this machine keeps of it."""
+    url = default_url()
+    if url is not None:
+        return local_folder("features", url)
     own = os.environ.get("HARNESS_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "vit-harness" / "features"
+    return Path(own).expanduser().absolute() if own else user_cache() / "features"
 
 
 class Rows(NamedTuple):
@@ -65,6 +77,7 @@ class Store:
 
     def __init__(self, folder: Path | None = None, shard: int | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
+        self.place = str(self.folder)
         self.shard = SHARD if shard is None else shard
         self.notices: list[str] = []
         self.usable = True
@@ -73,6 +86,23 @@ class Store:
         """The vectors of ``key`` for that many pictures, as far as they are there; ``use`` counts
         as a use, which keeps a key from being pruned."""
         return Feature(self, key, pictures, use)
+
+    def read_note(self, name: str) -> bytes | None:
+        """A small file of the store, by its name from the folder on; None where it is not there."""
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return None
+
+    def keep_note(self, name: str, data: bytes) -> None:
+        """Write a small file of the store, if it can be."""
+        if not self.usable:
+            return
+        with self.forgiving():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.parent):
+                replace({path: data})
 
     @contextlib.contextmanager
     def forgiving(self) -> Iterator[None]:
@@ -83,7 +113,7 @@ class Store:
             if self.usable:
                 reason = error.strerror if isinstance(error, OSError) else None
                 self.notices.append(
-                    f"feature store {self.folder}: {reason or error}; the run goes on without "
+                    f"feature store {self.place}: {reason or error}; the run goes on without "
                     "storing (HARNESS_CACHE names another folder)"
                 )
             self.usable = False
@@ -103,17 +133,20 @@ class Feature:
 
     def __init__(self, store: Store, key: Key, pictures: int, use: bool) -> None:
         self._store, self._key, self._pictures = store, key, pictures
-        self._size = int(key.facts["shard"])
+        self.size = int(key.facts["shard"])  # pictures in a shard
         self.folder = store.folder / key.digest
         self._shards: dict[int, str] = {}
         self._checked: set[int] = set()
         with store.forgiving():
-            manifest = read_manifest(self.folder)
-            if manifest is not None:
-                self._shards = manifest.shards
-                if use:
-                    with contextlib.suppress(OSError):  # a shared, read-only store is a store
-                        os.utime(self.folder / MANIFEST)
+            self._look(use)
+
+    def _look(self, use: bool) -> None:
+        manifest = read_manifest(self.folder)
+        if manifest is not None:
+            self._shards = manifest.shards
+            if use:
+                with contextlib.suppress(OSError):  # a shared, read-only store is a store
+                    os.utime(self.folder / MANIFEST)
 
     @property
     def listed(self) -> set[int]:
@@ -122,7 +155,7 @@ class Feature:
 
     def rows(self, shard: int) -> int:
         """How many pictures a shard holds."""
-        return min(self._size, self._pictures - shard * self._size)
+        return min(self.size, self._pictures - shard * self.size)
 
     def whole(self, shard: int) -> bool:
         """Whether the shard is there and its bytes are those that were written."""
@@ -137,13 +170,26 @@ class Feature:
         """Its rows, mapped into memory; None where it is not whole."""
         return self._mapped(shard) if self.whole(shard) else None
 
+    @property
+    def writable(self) -> bool:
+        """Whether nothing has kept the store from being written so far."""
+        return self._store.usable
+
+    def take(self, shard: int, rows: NDArray[np.int64]) -> Tensor | None:
+        """Copies of the vectors at ``rows [b]``, rising, of a shard: ``[b, D]`` as it was stored,
+        on the CPU; None where it is not whole. Read and not mapped: pages of a mapped file count
+        as this process's memory."""
+        return read_values(self._path(shard), rows) if self.whole(shard) else None
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
     def _sound(self, shard: int, expected: str | None) -> bool:
-        path = self.folder / shard_name(shard)
-        same = expected is not None and sha256_of(path) == expected
+        same = expected is not None and sha256_of(self._path(shard)) == expected
         return same and self._mapped(shard) is not None
 
     def _mapped(self, shard: int) -> Rows | None:
-        rows = read_shard(self.folder / shard_name(shard), self._key.digest, shard)
+        rows = read_shard(self._path(shard), self._key.digest, shard)
         return rows if rows is not None and len(rows.there) == self.rows(shard) else None
 
     def write(self, shard: int, rows: Rows) -> None:
@@ -163,7 +209,7 @@ class Feature:
             sweep(self.folder)
             manifest = read_manifest(self.folder)
             shards = dict(manifest.shards) if manifest is not None else {}
-            path, digest = self.folder / shard_name(shard), hashlib.sha256(data).hexdigest()
+            path, digest = self._path(shard), hashlib.sha256(data).hexdigest()
             if not self._sound(shard, shards.get(shard)):
                 shards[shard] = digest
                 whole = manifest_bytes(self._key, self._pictures, shards)
@@ -194,11 +240,16 @@ def read_manifest(folder: Path) -> Manifest | None:
         data = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return manifest_of(data, folder.name)
+
+
+def manifest_of(data: bytes, digest: str) -> Manifest | None:
+    """None where it is damaged, or of another key."""
     try:
         found = json.loads(data)
         body = found["body"]
         sealed = hashlib.sha256(canonical_json(body)).hexdigest() == found["sha256"]
-        own = hashlib.sha256(canonical_json(body["facts"])).hexdigest() == folder.name
+        own = hashlib.sha256(canonical_json(body["facts"])).hexdigest() == digest
         if not sealed or not own or body["format"] != _FORMAT:
             return None
         shards = {int(number): str(digest) for number, digest in body["shards"].items()}
@@ -245,6 +296,29 @@ def read_shard(path: Path, digest: str, shard: int) -> Rows | None:
             parts = [file.get_tensor(name) for name in ("values", "there", "geometry")]
             return Rows(parts[0], parts[1], parts[2], bad)
     except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def read_values(path: Path, rows: NDArray[np.int64]) -> Tensor | None:
+    """The vectors at ``rows``, rising, of a shard's file; None where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            length = int.from_bytes(file.read(8), "little")
+            facts = json.loads(file.read(length))["values"]
+            (_, width), (start, _) = facts["shape"], facts["data_offsets"]
+            found = np.empty((len(rows), width), _STORED_AS[facts["dtype"]])
+            row = width * found.itemsize
+            # What lies between is read too, where that is less than another read costs.
+            apart = np.flatnonzero(np.diff(rows) * row > _READ_THROUGH) + 1
+            for part in np.split(np.arange(len(rows)), apart):
+                some = rows[part]
+                span = np.empty((int(some[-1] - some[0]) + 1, width), found.dtype)
+                file.seek(8 + length + start + int(some[0]) * row)
+                if file.readinto(span.data) != span.nbytes:
+                    return None
+                found[part] = span[some - some[0]]
+            return torch.from_numpy(found)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -68,7 +68,7 @@ class Kept:
 class Damage:
     """A file that is not what it should be."""
 
-    path: Path
+    path: Path | str
     what: str
 
 
@@ -124,11 +124,11 @@ def clear(folder: Path) -> list[Kept]:
     return removed
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--max-size") -> int:
     """``50GB``, ``1.5 GiB``, ``0`` -> bytes; GB are 10^9, GiB 2^30. Raises ``HarnessError``."""
     found = _SIZE.fullmatch(text)
     if found is None or (found[3] and not found[2]):
-        raise HarnessError(f"--max-size {text}: a size such as 50GB or 800MiB was expected")
+        raise HarnessError(f"{option} {text}: a size such as 50GB or 800MiB was expected")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** _POWER[found[2].lower()])
 
 

@@ -6,6 +6,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.storage.mirrors import results_folder
+
 FORMATS = ("table", "github", "junit", "json")
 
 
@@ -18,11 +20,15 @@ def add_gate(add: Callable[[str, str, str], ArgumentParser]) -> ArgumentParser:
         "harness regress --baseline results/baseline --candidate build/demo",
     )
     command.add_argument(
-        "--baseline", type=Path, required=True, metavar="FOLDER", help="records to hold against"
+        "--baseline",
+        type=results_folder,
+        required=True,
+        metavar="FOLDER",
+        help="records to hold against",
     )
     command.add_argument(
         "--candidate",
-        type=Path,
+        type=results_folder,
         default=Path("results"),
         metavar="FOLDER",
         help="records to judge (default: results)",

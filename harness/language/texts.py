@@ -20,7 +20,8 @@ from torch import Tensor
 from harness.documents import canonical_json
 from harness.errors import HarnessError
 from harness.features.keys import Key, software
-from harness.features.store import SHARD, Rows, Store
+from harness.features.shared import user_store
+from harness.features.store import SHARD, Rows
 from harness.language.tower import TextTower, load_tower
 from harness.registry import ModelEntry, Weights
 
@@ -146,7 +147,7 @@ class Texts:
             "split": None,
             "token": f"{told} by {self.name}",
         }
-        feature = Store().feature(Key({**whole, "shard": shard}, about), count)
+        feature = user_store().feature(Key({**whole, "shard": shard}, about), count)
         parts = []
         for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
             found = feature.read(number)

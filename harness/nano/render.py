@@ -97,6 +97,7 @@ class _Canvas:
             for number, thing in enumerate(scene.things)
             for part, each in enumerate(thing.shape)
         ]
+        self._windows = [self._window(piece.corners()) for piece in self.pieces]
         with np.errstate(all="ignore"):
             self.wall, self.depth = self._surround()
             self.piece = self._first_hits()
@@ -134,8 +135,8 @@ class _Canvas:
         """Which piece each ray meets first (0: none; n: piece n - 1); ``depth`` comes nearer."""
         first = np.zeros((self.height, self.width), dtype=np.uint16)
         eye = self.scene.eye
-        for number, piece in enumerate(self.pieces, start=1):
-            window = self._window(piece.corners())
+        pieces = zip(self.pieces, self._windows, strict=True)
+        for number, (piece, window) in enumerate(pieces, start=1):
             if window is None:
                 continue
             dx, dy, dz = (axis[window] for axis in self.ray)
@@ -170,8 +171,8 @@ class _Canvas:
         with np.errstate(all="ignore"):
             picture, lit = self._paint_surround()
             at = [scene.eye[axis] + self.depth * self.ray[axis] for axis in range(3)]
-            for number, piece in enumerate(self.pieces, start=1):
-                window = self._window(piece.corners())
+            pieces = zip(self.pieces, self._windows, strict=True)
+            for number, (piece, window) in enumerate(pieces, start=1):
                 if window is None:
                     continue
                 seen = np.nonzero(self.piece[window] == number)

@@ -11,7 +11,6 @@ hundreds in the features' own. Nothing of a data set is in here.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -19,12 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.features.vectors import Vectors, shape_of
+from harness.probes.log_losses import Loss, block_rows, float64_device, sums_of
+
 _MEMORY = 20  # steps that the approximate Hessian is made of
 _SLOPE = 0.5  # of the first slope, what may be left where a line search ends
 _DECREASE = 1e-4  # of the decrease that the first slope promises, what must be reached
 _TRIALS = 40  # of a line search
 _LOOKED_BACK = 3  # optima that tell where the next may be
-_BLOCK = 4_096  # rows that are squared at a time
 
 
 class LogisticHead(NamedTuple):
@@ -40,53 +41,31 @@ class LogisticHead(NamedTuple):
     steps: int
     converged: bool
 
-    def predict(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor | Vectors) -> Tensor:
         """Of features ``[n, D]`` the labels ``[n]`` on the CPU; of equal logits the lowest."""
+        if isinstance(features, Vectors):
+            blocks = features.blocks(block_rows(*self.weights.shape))
+            return torch.cat([self.predict(block) for block in blocks])
         logits = features.to(self.weights) @ self.weights + self.bias
         return self.classes[logits.argmax(1).cpu()]
 
 
-class Path(ABC):
-    """Features ``[n, D]`` for K weight vectors, ready to be fitted at one C after another.
-
-    Centring moves the biases alone, and a rotation leaves the penalty as it is: the optimum is that
-    of the features as they are. With D > n it lies in their row space, where it is looked for. All
-    is float64, on ``device`` if that has float64. Raises ``ValueError`` for features that are not
-    finite.
+class Path:
+    """Features ``[n, D]`` for K weight vectors, ready to be fitted at one C after another; those
+    that are not in memory are read again at each step. All is float64, on ``device`` if that has
+    float64. Raises ``ValueError`` for features that are not finite.
     """
 
-    def __init__(self, features: Tensor, biases: Tensor, device: str = "cpu") -> None:
+    def __init__(
+        self, features: Tensor | Vectors, loss: Loss, biases: Tensor, device: str = "cpu"
+    ) -> None:
         """``biases [K]`` are those of the optimum where C is 0, and there are no weights."""
-        if not torch.isfinite(features).all():
-            raise ValueError("features that are not finite")
-        place = device if torch.device(device).type in {"cpu", "cuda"} else "cpu"
-        rows = features.to(place, torch.float64)
-        self._mean = rows.mean(0)
-        rows = rows - self._mean
-        reduced: Tensor | None = None
-        if rows.shape[1] > rows.shape[0]:
-            reduced, upper = torch.linalg.qr(rows.T)
-            rows = upper.T
-        components = torch.linalg.eigh(rows.T @ rows).eigenvectors
-        self._components = components if reduced is None else reduced @ components
-        # A last column of ones, whose weight is the bias.
-        self._rows = torch.cat([rows @ components, rows.new_ones(len(rows), 1)], dim=1)
-        self._penalty = self._rows.new_ones(self._rows.shape[1])
+        self._sums = sums = sums_of(features, loss, biases, device)
+        self._weights = sums.components.new_zeros(len(biases), sums.components.shape[1] + 1)
+        self._weights[:, -1] = biases
+        self._penalty = self._weights.new_ones(self._weights.shape[1])
         self._penalty[-1] = 0
-        # What follows has classes first, [K, D + 1] and [K, n]: so products with the rows are fast.
-        self._weights = self._rows.new_zeros(len(biases), self._rows.shape[1])
-        self._weights[:, -1] = biases.to(place)
-        self._logits = self._weights[:, -1:].repeat(1, len(rows))
         self._optima: deque[tuple[float, Tensor]] = deque(maxlen=_LOOKED_BACK)
-
-    @abstractmethod
-    def _loss(self, logits: Tensor, residual: Tensor) -> float:
-        """The sum of the log-losses at ``logits [K, n]``; into ``residual`` its gradient there."""
-
-    @abstractmethod
-    def _bends(self, residual: Tensor, part: slice) -> Tensor:
-        """Of the pictures of ``part`` the second derivatives of the log-losses by each logit,
-        ``[K, part]``, where the gradient is ``residual``."""
 
     def _fit(self, c: float, tolerance: float, max_steps: int) -> tuple[float, int, bool]:
         """Go to the optimum at ``c`` from where the last calls lead: the objective there, the
@@ -96,11 +75,9 @@ class Path(ABC):
         steps tell of it, is at most ``tolerance`` times the objective: two estimates of the share
         of it that is left to gain.
         """
-        residual = torch.empty_like(self._logits)
-        self._look_ahead(c, residual)
-        objective = self._objective(self._weights, self._logits, c, residual)
-        gradient = self._gradient(residual, c)
-        diagonal = self._diagonal(residual, c)
+        self._look_ahead(c)
+        objective = self._objective(self._sums.here(), self._weights, c)
+        gradient, diagonal = self._gradient(c), self._diagonal(c)
         pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
         steps = 0
         while True:
@@ -108,21 +85,21 @@ class Path(ABC):
             # diagonal was some way back may be far too much here.
             enough = tolerance * objective
             if steps and (steps % _MEMORY == 0 or _left(gradient, diagonal) <= enough):
-                diagonal = self._diagonal(residual, c)
+                diagonal = self._diagonal(c)
             direction = _direction(gradient, diagonal, pairs)
             slope = float(torch.vdot(gradient.flatten(), direction.flatten()))
             done = max(_left(gradient, diagonal), -slope / 2) <= enough
             if done or steps == max_steps:
                 break
-            ahead = direction @ self._rows.T
-            found = self._search(direction, ahead, residual, c, objective, slope)
+            self._sums.aim(direction)
+            found = self._search(direction, c, objective, slope)
             if found is None:  # rounding hides what is left to gain
                 break
             length, objective = found
-            self._logits.add_(ahead, alpha=length)
-            moved = direction.mul_(length)
+            self._sums.advance(length)
+            moved = direction * length
             self._weights = self._weights + moved
-            last, gradient = gradient, self._gradient(residual, c)
+            last, gradient = gradient, self._gradient(c)
             change = gradient - last
             product = torch.vdot(moved.flatten(), change.flatten())
             if product > 0:
@@ -133,55 +110,44 @@ class Path(ABC):
         self._optima.append((math.log(c), self._weights))
         return objective, steps, done
 
-    def _look_ahead(self, c: float, residual: Tensor) -> None:
+    def _look_ahead(self, c: float) -> None:
         """Begin where the last optima lead, if that is lower than the last of them: weights run
         smoothly over log C. Of the lines and parabolas that a path leaves, the lowest is taken."""
         if len(self._optima) < 2:
             return
-        lowest = self._objective(self._weights, self._logits, c, residual)
+        lowest = self._objective(self._sums.here(), self._weights, c)
         for count in range(2, len(self._optima) + 1):
             last = list(self._optima)[-count:]
             shares = _lagrange([place for place, _ in last], math.log(c))
             weights = torch.zeros_like(self._weights)
             for share, (_, each) in zip(shares, last, strict=True):
                 weights.add_(each, alpha=share)
-            logits = weights @ self._rows.T
-            there = self._objective(weights, logits, c, residual)
+            there = self._objective(self._sums.there(weights), weights, c)
             if there < lowest:
-                lowest, self._weights, self._logits = there, weights, logits
+                lowest, self._weights = there, weights
+                self._sums.go()
 
-    def _objective(self, weights: Tensor, logits: Tensor, c: float, residual: Tensor) -> float:
-        return c * self._loss(logits, residual) + float(self._penalised(weights, weights)) / 2
+    def _objective(self, loss: float, weights: Tensor, c: float) -> float:
+        return c * loss + float(self._penalised(weights, weights)) / 2
 
     def _penalised(self, one: Tensor, other: Tensor) -> Tensor:
         return (self._penalty * one * other).sum()
 
-    def _gradient(self, residual: Tensor, c: float) -> Tensor:
-        return (residual @ self._rows).mul_(c).addcmul_(self._penalty, self._weights)
+    def _gradient(self, c: float) -> Tensor:
+        return self._sums.gradient().mul_(c).addcmul_(self._penalty, self._weights)
 
-    def _diagonal(self, residual: Tensor, c: float) -> Tensor:
+    def _diagonal(self, c: float) -> Tensor:
         """The diagonal of the Hessian, ``[K, D + 1]``."""
-        diagonal = torch.zeros_like(self._weights)
-        places = range(0, len(self._rows), _BLOCK)
-        for part in (slice(place, place + _BLOCK) for place in places):
-            diagonal += self._bends(residual, part) @ self._rows[part].square()
+        diagonal = self._sums.diagonal().mul_(c).add_(self._penalty)
         # The biases' own may vanish where every picture is certain.
-        return diagonal.mul_(c).add_(self._penalty).clamp_min_(torch.finfo(diagonal.dtype).eps)
+        return diagonal.clamp_min_(torch.finfo(diagonal.dtype).eps)
 
     def _search(
-        self,
-        direction: Tensor,
-        ahead: Tensor,
-        residual: Tensor,
-        c: float,
-        objective: float,
-        slope: float,
+        self, direction: Tensor, c: float, objective: float, slope: float
     ) -> tuple[float, float] | None:
-        """How far to go, and the objective there; ``residual`` becomes that of the place.
-
-        Logits change linearly along a direction (``ahead``, theirs), so that a trial needs no
-        product with the features. The objective is convex: its slope rises, and the secant finds
-        where it is all but 0, between two lengths that enclose the place.
+        """How far to go, and the objective there, where the sums were told last. The objective is
+        convex: its slope rises, and the secant finds where it is all but 0, between two lengths
+        that enclose the place.
         """
         weights = self._weights
         linear = float(self._penalised(weights, direction))
@@ -191,10 +157,9 @@ class Path(ABC):
         high, high_slope = float("inf"), float("inf")
         length = 1.0
         for _ in range(_TRIALS):
-            loss = self._loss(self._logits.add(ahead, alpha=length), residual)
+            loss, steepness = self._sums.along(length)
             here = c * loss + base + length * linear + length**2 * quadratic / 2
-            steepness = c * float(torch.vdot(residual.flatten(), ahead.flatten()))
-            steepness += linear + length * quadratic
+            steepness = c * steepness + linear + length * quadratic
             enough = here <= objective + _DECREASE * length * slope
             if enough and abs(steepness) <= -_SLOPE * slope:
                 return length, here
@@ -207,23 +172,46 @@ class Path(ABC):
 
     def _coordinates(self) -> tuple[Tensor, Tensor]:
         """``weights [D, K]`` and ``bias [K]`` in the features' own coordinates."""
-        weights = self._components @ self._weights[:, :-1].T
-        return weights, self._weights[:, -1] - self._mean @ weights
+        weights = self._sums.components @ self._weights[:, :-1].T
+        return weights, self._weights[:, -1] - self._sums.mean @ weights
+
+
+class Softmax(Loss):
+    """Of classes that exclude each other; ``own [n]`` are the pictures' places among them."""
+
+    def __init__(self, own: Tensor, device: str) -> None:
+        self._own = own.to(device)[None]
+
+    def of(self, logits: Tensor, residual: Tensor, part: slice) -> float:
+        own, most = self._own[:, part], logits.amax(0, keepdim=True)
+        torch.sub(logits, most, out=residual)
+        true = residual.gather(0, own).sum()
+        residual.exp_()
+        total = residual.sum(0, keepdim=True)
+        residual.div_(total)
+        residual.scatter_add_(0, own, torch.full_like(most, -1))
+        return float(total.log().sum() - true)
+
+    def bends(self, residual: Tensor, part: slice) -> Tensor:
+        own = self._own[:, part]
+        shares = residual.scatter_add(0, own, torch.ones_like(own, dtype=torch.double))
+        return shares * (1 - shares)
 
 
 class LogisticPath(Path):
     """Features ``[n, D]`` and labels ``[n]``, ready to be fitted at one C after another. Raises
     ``ValueError`` for labels of one class only and for features that are not finite."""
 
-    def __init__(self, features: Tensor, labels: Tensor, device: str = "cpu") -> None:
-        if features.ndim != 2 or labels.shape != features.shape[:1]:
-            raise ValueError(f"features [n, D], labels [n]: not {features.shape}, {labels.shape}")
+    def __init__(self, features: Tensor | Vectors, labels: Tensor, device: str = "cpu") -> None:
+        shape = shape_of(features)
+        if len(shape) != 2 or labels.shape != shape[:1]:
+            raise ValueError(f"features [n, D], labels [n]: not {shape}, {labels.shape}")
         self.classes, own = torch.unique(labels.cpu(), return_inverse=True)
         if len(self.classes) < 2:
             raise ValueError("two classes are needed")
         # Biases that give each class its share.
-        super().__init__(features, (torch.bincount(own).double() / len(own)).log(), device)
-        self._own = own.to(self._rows.device)[None]
+        biases = (torch.bincount(own).double() / len(own)).log()
+        super().__init__(features, Softmax(own, float64_device(device)), biases, device)
 
     def fit(self, c: float, tolerance: float = 1e-8, max_steps: int = 1000) -> LogisticHead:
         """The optimum at ``c``, looked for from that of the last call: until the share of the
@@ -234,24 +222,15 @@ class LogisticPath(Path):
         objective, steps, done = self._fit(c * share, tolerance, max_steps)
         return LogisticHead(c, *self._coordinates(), self.classes, objective / share, steps, done)
 
-    def _loss(self, logits: Tensor, residual: Tensor) -> float:
-        most = logits.amax(0, keepdim=True)
-        torch.sub(logits, most, out=residual)
-        true = residual.gather(0, self._own).sum()
-        residual.exp_()
-        total = residual.sum(0, keepdim=True)
-        residual.div_(total)
-        residual.scatter_add_(0, self._own, torch.full_like(most, -1))
-        return float(total.log().sum() - true)
 
-    def _bends(self, residual: Tensor, part: slice) -> Tensor:
-        own = self._own[:, part]
-        shares = residual[:, part].scatter_add(0, own, torch.ones_like(own, dtype=torch.double))
-        return shares * (1 - shares)
+def solver_bytes(width: int, classes: int) -> int:
+    """What L-BFGS takes, however many pictures there are: the steps that it remembers, the last
+    optima, and the weights, gradients and diagonal that it is at work on."""
+    return (2 * _MEMORY + _LOOKED_BACK + 8) * 8 * classes * (width + 1)
 
 
 def logistic_path(
-    features: Tensor,
+    features: Tensor | Vectors,
     labels: Tensor,
     strengths: Sequence[float],
     device: str = "cpu",

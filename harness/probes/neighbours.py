@@ -9,23 +9,30 @@ that multiplies with one-hot vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from harness.features.vectors import Vectors
 
 MOST = 2_000
 """Neighbours that can be asked for: with the spare ones, what faiss finds on a GPU (2,048)."""
 
-_SPARE = 16
-_QUERIES = 512  # answered at a time
+SPARE = 16
+QUERIES = 512  # answered at a time
+_ADDED = 65_536  # to an inverted file at a time
+_TRAINED_ON = 64  # vectors a cell of an inverted file
+_ALL = 65_536  # of no more all are taken
 _VECTORS = 4_096  # compared at a time where all are
+_MULTIPLIED = 2**20  # compared at a time by products: 2 GiB for the queries answered at a time
 _GPU_SCRATCH = 2**26  # bytes that faiss may set aside; its own choice is 1.5 GiB
 
-_Find = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Find = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Neighbours(NamedTuple):
@@ -46,7 +53,7 @@ class Approximate(NamedTuple):
 
 class NeighbourIndex:
     """Vectors ``[n, D]`` float32 of unit length (or 0), which are not copied on a CPU, and the
-    search among them.
+    search among them. ``at_once`` queries are best asked together.
 
     On ``cuda`` they are shared out over all GPUs, on ``cuda:1`` they lie on that one. Raises
     ``RuntimeError`` where they do not fit there.
@@ -58,9 +65,11 @@ class NeighbourIndex:
         if vectors.ndim != 2 or not len(vectors) or vectors.dtype != torch.float32:
             raise ValueError(f"vectors: [n, D] float32, not {vectors.shape} {vectors.dtype}")
         self._size = len(vectors)
-        gpus = _gpus(device)
+        self.at_once = QUERIES
+        gpus = gpus_of(device)
         if approximate is not None:
-            find = _approximate(vectors, approximate, gpus)
+            sample = vectors[torch.from_numpy(sampled(len(vectors), approximate.lists))]
+            find = inverted_file(sample, torch.split(vectors, _ADDED), approximate, gpus)
             self._parts = [_Part(vectors, 0, find, exact=False)]
         elif gpus:
             pieces = vectors.chunk(len(gpus))
@@ -81,23 +90,23 @@ class NeighbourIndex:
         with ThreadPoolExecutor(len(self._parts)) as pool:
             found = list(pool.map(lambda part: part.nearest(queries, k), self._parts))
         similarities, places = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
-        return _highest(similarities, places, k)
+        return highest(similarities, places, k)
 
 
 class _Part:
     """Vectors on one device, the first of which has place ``first``. ``find`` gives candidates:
     their similarities as far as they are known, and their rows (-1: there are no more)."""
 
-    def __init__(self, vectors: Tensor, first: int, find: _Find, exact: bool = True) -> None:
+    def __init__(self, vectors: Tensor, first: int, find: Find, exact: bool = True) -> None:
         self._vectors, self._first, self._find, self._exact = vectors, first, find, exact
 
     def nearest(self, queries: Tensor, k: int) -> Neighbours:
         size, width = self._vectors.shape
-        k, count = min(k, size), min(k + _SPARE, size)
+        k, count = min(k, size), min(k + SPARE, size)
         queries = queries.to(self._vectors.device)
         supposed, rows = self._find(queries, count)
         rows = rows.sort(dim=1).values
-        similarities, places = _highest(self._similarities(queries, rows), rows, k)
+        similarities, places = highest(self._similarities(queries, rows), rows, k)
         if self._exact:
             # What was not found is at most as near as the last that was, but for rounding: a sum
             # of D products errs by D units of the last place of 1 (Higham, 2002, section 3.1).
@@ -133,11 +142,11 @@ class _Part:
             if start:
                 similarities = torch.cat([best.similarities, similarities], dim=1)
                 rows = torch.cat([best.places, rows], dim=1)
-            best = _highest(similarities, rows, k)
+            best = highest(similarities, rows, k)
         return best
 
 
-def _highest(similarities: Tensor, places: Tensor, k: int) -> Neighbours:
+def highest(similarities: Tensor, places: Tensor, k: int) -> Neighbours:
     """The ``k`` highest of each row ``[q, m]`` (all, where there are fewer), highest first. Of
     equal ones the first are taken, and stay in order."""
     k = min(k, similarities.shape[1])
@@ -149,14 +158,14 @@ def _highest(similarities: Tensor, places: Tensor, k: int) -> Neighbours:
     return Neighbours(similarities, places[taken].view(-1, k).gather(1, order))
 
 
-def _gpus(device: str) -> list[int]:
+def gpus_of(device: str) -> list[int]:
     chosen = torch.device(device)
     if chosen.type != "cuda":
         return []
     return list(range(torch.cuda.device_count())) if chosen.index is None else [chosen.index]
 
 
-def _flat(vectors: Tensor) -> _Find:
+def _flat(vectors: Tensor) -> Find:
     """What ``IndexFlatIP`` does, without its copy of the vectors."""
     import faiss
 
@@ -169,8 +178,10 @@ def _flat(vectors: Tensor) -> _Find:
     return find
 
 
-def _flat_on_gpu(vectors: Tensor) -> _Find:
+def _flat_on_gpu(vectors: Tensor) -> Find:
     """What ``GpuIndexFlatIP`` does, on vectors that lie there already."""
+    if not faiss_has_gpus():
+        return flat_by_products(vectors)
     import faiss
     import faiss.contrib.torch_utils
 
@@ -191,19 +202,54 @@ def _flat_on_gpu(vectors: Tensor) -> _Find:
     return find
 
 
-def _approximate(vectors: Tensor, settings: Approximate, gpus: Sequence[int]) -> _Find:
-    """An inverted file, shared out over the ``gpus`` if there are any; the vectors stay here."""
+def faiss_has_gpus() -> bool:
+    """Whether this faiss was built for GPUs: ``faiss-cpu``, where nothing else is to be had, was
+    not."""
     import faiss
 
-    array = vectors.numpy()
+    return hasattr(faiss, "StandardGpuResources")
+
+
+def flat_by_products(vectors: Tensor) -> Find:
+    """What ``IndexFlatIP`` does, in products of torch where the vectors lie."""
+
+    def find(queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        best = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0).long()
+        for start in range(0, len(vectors), _MULTIPLIED):
+            block = vectors[start : start + _MULTIPLIED]
+            nearest = (queries @ block.T).topk(min(count, len(block)), dim=1)
+            similarities = torch.cat([best[0], nearest.values], dim=1)
+            rows = torch.cat([best[1], nearest.indices + start], dim=1)
+            similarities, order = similarities.topk(min(count, similarities.shape[1]), dim=1)
+            best = similarities, rows.gather(1, order)
+        return best
+
+    return find
+
+
+def sampled(size: int, lists: int) -> NDArray[np.int64]:
+    """Rising places of the vectors that an inverted file is trained on: the same for the same
+    numbers of vectors and cells."""
+    count = min(size, max(_TRAINED_ON * lists, _ALL))
+    return np.sort(np.random.default_rng(0).choice(size, count, replace=False)).astype(np.int64)
+
+
+def inverted_file(
+    sample: Tensor, blocks: Iterable[Tensor], settings: Approximate, gpus: Sequence[int]
+) -> Find:
+    """Of the vectors in ``blocks``, trained on ``sample`` and shared out over the ``gpus`` if there
+    are any; the vectors themselves are not held."""
+    import faiss
+
     index: Any = faiss.index_factory(
-        vectors.shape[1], f"IVF{settings.lists},SQ8", faiss.METRIC_INNER_PRODUCT
+        sample.shape[1], f"IVF{settings.lists},SQ8", faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1  # only warns; few vectors are the caller's business
-    index.train(array)
-    index.add(array)
+    index.train(sample.numpy())
+    for block in blocks:
+        index.add(block.numpy())
     parameters = faiss.ParameterSpace()
-    if gpus:
+    if gpus and faiss_has_gpus():
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
         index = faiss.index_cpu_to_gpus_list(index, options, list(gpus))
@@ -246,11 +292,23 @@ class Judged(NamedTuple):
     rank: Tensor
 
 
+def _parts(queries: Tensor | Vectors, size: int) -> Iterable[Tensor]:
+    return queries.blocks(size) if isinstance(queries, Vectors) else torch.split(queries, size)
+
+
+class Index(Protocol):
+    """A search among vectors, wherever they are."""
+
+    at_once: int
+
+    def search(self, queries: Tensor, k: int) -> Neighbours: ...
+
+
 def judge(
-    index: NeighbourIndex,
+    index: Index,
     labels: Tensor,
     classes: int,
-    queries: Tensor,
+    queries: Tensor | Vectors,
     truth: Tensor,
     ks: Sequence[int],
     temperature: float,
@@ -259,13 +317,17 @@ def judge(
     for. Memory grows with a block of queries, not with q."""
     parts: dict[int, list[Judged]] = {k: [] for k in sorted(set(ks))}
     every = torch.arange(classes)
-    for start in range(0, len(queries), _QUERIES):
-        some, theirs = queries[start : start + _QUERIES], truth[start : start + _QUERIES]
-        before = every < theirs[:, None]
-        for k, total in votes(index.search(some, max(ks)), labels, classes, ks, temperature):
-            own = total.gather(1, theirs[:, None])
-            rank = ((total > own) | ((total == own) & before)).sum(1)
-            parts[k].append(Judged(total.argmax(1), rank))
+    start = 0
+    for block in _parts(queries, index.at_once):
+        found = index.search(block, max(ks))
+        for some in zip(*(torch.split(each, QUERIES) for each in found), strict=True):
+            theirs = truth[start : start + len(some[0])]
+            start += len(theirs)
+            before = every < theirs[:, None]
+            for k, total in votes(Neighbours(*some), labels, classes, ks, temperature):
+                own = total.gather(1, theirs[:, None])
+                rank = ((total > own) | ((total == own) & before)).sum(1)
+                parts[k].append(Judged(total.argmax(1), rank))
     return {
         k: Judged(*(torch.cat(each) for each in zip(*judged, strict=True)))
         for k, judged in parts.items()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from harness.features.vectors import Vectors, shape_of
+from harness.probes.log_losses import Loss, block_rows, float64_device
 from harness.probes.logistic import Path
 
 
@@ -29,9 +31,32 @@ class OneVsRestHead(NamedTuple):
     steps: int
     converged: bool
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Vectors) -> Tensor:
         """Of features ``[n, D]`` the logits ``[n, K]``, float32 on the CPU."""
+        if isinstance(features, Vectors):
+            blocks = features.blocks(block_rows(*self.weights.shape))
+            return torch.cat([self.scores(block) for block in blocks])
         return (features.to(self.weights) @ self.weights + self.bias).float().cpu()
+
+
+class OneVsRest(Loss):
+    """Of each class against all others; ``present [n, K]`` as ``OneVsRestPath`` has it."""
+
+    def __init__(self, present: Tensor, device: str) -> None:
+        # 1 where the class is present, -1 where it is not, 0 where that is unclear.
+        signs = (2 * present.clamp_min(0) - 1).mul(present >= 0)
+        self._signs = signs.T.to(device, torch.int8).contiguous()
+
+    def of(self, logits: Tensor, residual: Tensor, part: slice) -> float:
+        signs = self._signs[:, part].to(logits)
+        margins = logits * signs
+        torch.sigmoid(-margins, out=residual)
+        residual.mul_(signs).neg_()
+        return -float(torch.vdot(logsigmoid(margins).flatten(), signs.abs().flatten()))
+
+    def bends(self, residual: Tensor, part: slice) -> Tensor:
+        shares = residual.abs()
+        return shares * (1 - shares)
 
 
 class OneVsRestPath(Path):
@@ -39,17 +64,15 @@ class OneVsRestPath(Path):
     and the picture is not in the fit of that class. Raises ``ValueError`` for a class that is not
     both present and absent, and for features that are not finite."""
 
-    def __init__(self, features: Tensor, present: Tensor, device: str = "cpu") -> None:
-        if features.ndim != 2 or present.ndim != 2 or len(present) != len(features):
-            raise ValueError(
-                f"features [n, D], present [n, K]: not {features.shape}, {present.shape}"
-            )
+    def __init__(self, features: Tensor | Vectors, present: Tensor, device: str = "cpu") -> None:
+        shape = shape_of(features)
+        if len(shape) != 2 or present.ndim != 2 or len(present) != shape[0]:
+            raise ValueError(f"features [n, D], present [n, K]: not {shape}, {present.shape}")
         shown, absent = (present == 1).sum(0).double(), (present == 0).sum(0).double()
         if not (shown * absent).all():
             raise ValueError("a class that is not both present and absent")
-        super().__init__(features, (shown / absent).log(), device)
-        # 1 where the class is present, -1 where it is not, 0 where that is unclear.
-        self._signs = (2 * present.clamp_min(0) - 1).mul(present >= 0).T.to(self._rows).contiguous()
+        loss = OneVsRest(present, float64_device(device))
+        super().__init__(features, loss, (shown / absent).log(), device)
 
     def fit(self, c: float, tolerance: float = 1e-8, max_steps: int = 1000) -> OneVsRestHead:
         """The optima at ``c``, looked for from those of the last call: until the share of the
@@ -57,19 +80,9 @@ class OneVsRestPath(Path):
         objective, steps, done = self._fit(c, tolerance, max_steps)
         return OneVsRestHead(c, *self._coordinates(), objective, steps, done)
 
-    def _loss(self, logits: Tensor, residual: Tensor) -> float:
-        margins = logits * self._signs
-        torch.sigmoid(-margins, out=residual)
-        residual.mul_(self._signs).neg_()
-        return -float(torch.vdot(logsigmoid(margins).flatten(), self._signs.abs().flatten()))
-
-    def _bends(self, residual: Tensor, part: slice) -> Tensor:
-        shares = residual[:, part].abs()
-        return shares * (1 - shares)
-
 
 def one_vs_rest_path(
-    features: Tensor,
+    features: Tensor | Vectors,
     present: Tensor,
     strengths: Sequence[float],
     device: str = "cpu",

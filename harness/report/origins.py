@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from harness.console import size
 from harness.schema import Metric, Record
+from harness.storage.mirrors import from_there
+from harness.storage.urls import is_url
 from harness.tables.rows import Result, family, plain, protocol_words
 
 Facts = list[tuple[str, str]]
@@ -33,10 +35,12 @@ class Origin:
 
 
 def link(path: Path, start: Path) -> str:
-    """A relative address. It begins with ``./``, so that no name of a folder makes it a script or
-    another host."""
-    relative = os.path.relpath(path, start).replace(os.sep, "/")
-    return "./" + quote(os.fsencode(relative), safe="/")
+    """A relative address, or that on the URL where the results are. A relative one begins with
+    ``./``, so that no name of a folder makes it a script or another host."""
+    place = from_there(path, start)
+    if is_url(place):
+        return quote(place, safe="/:")
+    return "./" + quote(os.fsencode(place), safe="/")
 
 
 def origins(results: Sequence[Result], start: Path) -> list[Origin]:
@@ -54,7 +58,7 @@ def _origin(number: int, result: Result, start: Path) -> Origin:
         family=family(result.model),
         words=protocol_words(record),
         link=link(result.path, start),
-        file=os.path.relpath(result.path, start),
+        file=from_there(result.path, start),
         metrics=[(name, _unit(metric), metric) for name, metric in record.metrics.items()],
         groups=[(head, facts) for head, facts in _groups(record) if facts],
     )

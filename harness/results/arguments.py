@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from harness.storage.mirrors import results_folder
 
 ABOUT = "look folders of results over, bring them together, or print the record's schema"
 EXAMPLE = "harness results check results"
@@ -31,15 +32,21 @@ def add_results(command: argparse.ArgumentParser) -> None:
         "whether every record is whole, in its place, and says what its table says",
         "harness results check results",
     )
-    check.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="default: results")
+    check.add_argument(
+        "folders", nargs="*", type=results_folder, metavar="FOLDER", help="default: results"
+    )
     merge = add(
         "merge",
         "copy the records of several folders, with what lies beside them, into one",
         "harness results merge gpu1/results gpu2/results --into results",
     )
-    merge.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
+    merge.add_argument("sources", nargs="+", type=results_folder, metavar="SOURCE")
     merge.add_argument(
-        "--into", type=Path, required=True, metavar="FOLDER", help="made where it is missing"
+        "--into",
+        type=results_folder,
+        required=True,
+        metavar="FOLDER",
+        help="made where it is missing",
     )
     merge.add_argument(
         "--prefer",

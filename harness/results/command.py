@@ -13,6 +13,7 @@ from harness.printable import json_text
 from harness.results.check import Report, check
 from harness.results.json_schema import json_schema
 from harness.results.merge import carry_out, plan
+from harness.storage.mirrors import told
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -44,12 +45,12 @@ def _show(report: Report) -> None:
     console = standard_output()
     for each in report.problems:  # on lines of their own: a path that is folded cannot be copied
         console.print(
-            f"[red]wrong[/] {escape(str(each.path))}: {escape(each.what)}", soft_wrap=True
+            f"[red]wrong[/] {escape(told(each.path))}: {escape(told(each.what))}", soft_wrap=True
         )
         console.print(f"    mend it: {escape(each.advice)}", soft_wrap=True)
     count = len(report.problems)
     wrong = f"{count:,} problem{'s' * (count != 1)}" if count else "nothing is wrong"
-    where = ", ".join(map(str, report.folders))
+    where = ", ".join(map(told, report.folders))
     console.print(f"{report.records:,} records in {where}: {wrong}", markup=False, soft_wrap=True)
 
 
@@ -79,7 +80,7 @@ def _merge(options: argparse.Namespace) -> None:
     console = standard_output()
     for step in steps:
         if step.state == "replaces":
-            text = f"{step.target}: replaced by {step.chosen.path}"
+            text = told(f"{step.target}: replaced by {step.chosen.path}")
             console.print(text, markup=False, soft_wrap=True)
     counts = Counter(step.state for step in steps)
     words = [f"{counts['new']:,} records copied", f"{counts['replaces']:,} replaced"]
@@ -87,5 +88,5 @@ def _merge(options: argparse.Namespace) -> None:
     if beside := sum(len(step.beside) for step in steps):
         words.append(f"{beside:,} files beside them")
     would = "would be: " if options.dry_run else ""
-    text = f"{options.into}: {would}{', '.join(words)}"
+    text = f"{told(options.into)}: {would}{', '.join(words)}"
     console.print(text, markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from harness.records import DamagedResult, Record, head_path
 from harness.results.identity import below, place_of
 from harness.results.layout import CELL_DEPTH, survey
 from harness.schema import pictures_folder
+from harness.storage.mirrors import push
 
 Prefer = Literal["first", "last"]
 State = Literal["new", "the same", "replaces"]
@@ -115,6 +116,7 @@ def carry_out(steps: Sequence[Step], into: Path) -> None:
                 with locked(into):
                     if not target.exists():
                         replace({target: data})
+        push(step.target)
 
 
 def _copy(step: Step, into: Path) -> None:

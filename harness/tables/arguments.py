@@ -7,6 +7,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.storage.mirrors import results_folder
+
 Add = Callable[[str, str, str], ArgumentParser]
 
 
@@ -105,7 +107,7 @@ def _add_results(command: ArgumentParser) -> None:
         "--results",
         action="append",
         default=[],
-        type=Path,
+        type=results_folder,
         metavar="FOLDER",
         help="where records are (default: results); repeatable",
     )

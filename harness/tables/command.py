@@ -12,6 +12,7 @@ from harness.console import standard_output
 from harness.errors import HarnessError
 from harness.printable import json_text, printable
 from harness.registry import Registry
+from harness.storage.mirrors import told
 from harness.tables import compare_sheets, leaderboard_sheets, sheet
 from harness.tables.compare import compare
 from harness.tables.leaderboard import boards
@@ -106,7 +107,7 @@ def _folders(options: argparse.Namespace) -> list[Path]:
 
 
 def _told(options: argparse.Namespace) -> str:
-    return ", ".join(map(str, _folders(options)))
+    return ", ".join(map(told, _folders(options)))
 
 
 def _protocol(result: Result) -> str:
@@ -114,4 +115,4 @@ def _protocol(result: Result) -> str:
 
 
 def _tell(notice: str) -> None:
-    print(f"harness: {printable(notice)}", file=sys.stderr)
+    print(f"harness: {printable(told(notice))}", file=sys.stderr)

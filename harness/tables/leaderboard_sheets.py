@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.console import size
+from harness.storage.mirrors import from_there
 from harness.tables.compare import FEW_PICTURES
 from harness.tables.leaderboard import Board, Gain, Standing, value_of
 from harness.tables.rows import FLOORS, Result, plain, protocol_words
@@ -41,7 +41,7 @@ def _sheet(board: Board, start: Path) -> Sheet:
                 f"{cost.images_per_second:.1f}",
                 "–" if cost.gigaflops is None else f"{cost.gigaflops:.3g}",
                 size(cost.peak_memory_bytes),
-                Cell("record", link=relative(result.path, start)),
+                Cell("record", link=from_there(result.path, start)),
             ]
         )
     for line in published_rows(board):
@@ -143,10 +143,6 @@ def cautions(board: Board) -> list[str]:
     return notes
 
 
-def relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path, start)).as_posix()
-
-
 def facts(found: Sequence[Board], start: Path) -> list[dict[str, Any]]:
     """Boards for a program: one entry for each metric of each line, published ones included."""
     entries = []
@@ -210,5 +206,5 @@ def _entry(each: Standing, metric: str, ranking: bool, start: Path) -> dict[str,
         "peak_memory_bytes": record.cost.peak_memory_bytes,
         "device": record.cost.device,
         "selected_on": record.selected_on,
-        "record": relative(result.path, start),
+        "record": from_there(result.path, start),
     }

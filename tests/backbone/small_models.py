@@ -25,9 +25,10 @@ def make(timm: str, registers: int = 0, **facts: Any) -> ModelEntry:
 def shrunk(name: str, grid: int = 5) -> ModelEntry:
     """An entry of models.yaml, its class and its own arguments kept, made small."""
     entry = Registry.load().entry(name)
-    patch = sources.architecture(entry).patch
-    arguments = {**entry.arguments, **SMALL, "img_size": grid * patch}
-    return entry.model_copy(update={"arguments": arguments})
+    arguments = {**entry.arguments, **SMALL}
+    # The patch of the small one is that of the whole, which has dozens of blocks to build.
+    patch = sources.architecture(entry.model_copy(update={"arguments": arguments})).patch
+    return entry.model_copy(update={"arguments": {**arguments, "img_size": grid * patch}})
 
 
 def redraw(module: nn.Module, seed: int = 0) -> None:

@@ -336,6 +336,7 @@ def test_random_weights_for_a_factory_that_brings_its_own_are_refused() -> None:
         sources.load_backbone(entry, "cpu", "random")
 
 
+@pytest.mark.slow
 def test_a_repository_of_the_hub_is_loaded_from_its_cache_without_a_network(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
@@ -373,6 +374,7 @@ def test_a_repository_of_the_hub_is_loaded_from_its_cache_without_a_network(tmp_
     assert done.stdout.strip().endswith("snapshots/0123/model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_not_in_the_cache_is_an_error_with_advice(tmp_path: Path) -> None:
     code = (
         "from harness.cli import main; import sys; sys.exit(main(['run', '--task', 'lost', "

@@ -28,8 +28,6 @@ from harness.backbone.layout import DenseFacet
 from harness.backbone.vit import Backbone, Read
 from harness.errors import HarnessError
 
-POOLING = [name for name in NAMES if small(name).architecture.global_feature == "attention pooling"]
-
 
 @torch.inference_mode()
 def timm_with_the_identity(
@@ -81,21 +79,25 @@ def test_a_value_path_is_timms_block_with_the_identity_for_attention(name: str) 
         close(sequence(again[normed]), norm(sequence(tokens[last])))
 
 
-@pytest.mark.parametrize("name", POOLING)
-def test_a_token_that_is_pooled_alone_is_what_the_head_makes_of_it_alone(name: str) -> None:
-    ours = by_timms_rule(small(name))
-    pixels, module = images(ours, RECTANGLE), ours.module
-    found = ours(pixels, [read := Read(DEPTH - 1, "pooled-alone", True)]).tokens[read].patches
-    with torch.inference_mode():
-        features: Any = module.forward_features(pixels)  # type: ignore[operator]
-        extra = ours.architecture.layout.extra
-        front, patches = features[:, :extra], features[:, extra:]
-        if getattr(module, "pool_include_prefix", True):
-            front = front[:, :0]  # what timm leaves out of the pool is there for it to leave out
-        for place in range(patches.shape[1]):
-            one = torch.cat((front, patches[:, place : place + 1]), dim=1)
-            alone: Any = module.forward_head(one, pre_logits=True)  # type: ignore[operator]
-            close(found.flatten(1, 2)[:, place], alone, 1e-4)
+def test_a_token_that_is_pooled_alone_is_what_the_head_makes_of_it_alone() -> None:
+    each = [small(name) for name in NAMES]
+    pooling = [one for one in each if one.architecture.global_feature == "attention pooling"]
+    assert pooling
+    for ours in map(by_timms_rule, pooling):
+        pixels, module = images(ours, RECTANGLE), ours.module
+        found = ours(pixels, [read := Read(DEPTH - 1, "pooled-alone", True)]).tokens[read].patches
+        with torch.inference_mode():
+            features: Any = module.forward_features(pixels)  # type: ignore[operator]
+            extra = ours.architecture.layout.extra
+            front, patches = features[:, :extra], features[:, extra:]
+            if getattr(module, "pool_include_prefix", True):
+                front = front[
+                    :, :0
+                ]  # what timm leaves out of the pool is there for it to leave out
+            for place in range(patches.shape[1]):
+                one = torch.cat((front, patches[:, place : place + 1]), dim=1)
+                alone: Any = module.forward_head(one, pre_logits=True)  # type: ignore[operator]
+                close(found.flatten(1, 2)[:, place], alone, 1e-4)
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)

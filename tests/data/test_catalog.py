@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 DETECTION = ["voc07", "voc12", "coco20k", "coco-val2017"]
 CLASSIFICATION = [
     "imagenet", "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch",
-    "imagenette", "cifar10", "cifar100", "aircraft", "cub", "caltech101", "cars", "dtd",
+    "rta-100", "imagenette", "cifar10", "cifar100", "aircraft", "cub", "caltech101", "cars", "dtd",
     "flowers", "food", "pets", "sun397", "places205", "places365", "inat2018", "inat2021",
     "voc07-classes",
 ]  # fmt: skip
@@ -23,7 +23,8 @@ DENSE = [
     "ade20k", "voc12-seg", "voc12-aug", "cityscapes", "coco-stuff", "camvid", "nyu", "nyu-labelled",
     "kitti-eigen",
 ]  # fmt: skip
-FETCHED = [*DETECTION, *CLASSIFICATION, *RETRIEVAL, *DENSE]
+CAPTIONS = ["coco-karpathy", "coco-captions", "flickr30k"]
+FETCHED = [*DETECTION, *CAPTIONS, *CLASSIFICATION, *RETRIEVAL, *DENSE]
 PAINTED = ["generated", "scenes", "scenes-demo", "scenes-captions", "scenes-few"]
 BUILT_IN = [*FETCHED, *PAINTED]
 

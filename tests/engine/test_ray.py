@@ -130,16 +130,29 @@ def test_workers_that_are_killed_cost_time_and_nothing_else(local: Path, tmp_pat
 
 
 def _workers() -> list[int]:
-    """Processes that run a piece or finish a cell at this moment."""
+    """Processes of ours that run a piece or finish a cell at this moment: whoever else uses the
+    machine may have a Ray too."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
         except (OSError, ValueError):
             continue
-        if words.startswith((b"ray::_piece", b"ray::_finish")):
+        if words.startswith((b"ray::_piece", b"ray::_finish")) and _is_ours(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+def _is_ours(process: int) -> bool:
+    """Whether this process started it, or one that it started did."""
+    while process not in (0, 1, os.getpid()):
+        try:
+            # 4th field; the 2nd, a name in brackets, may have spaces
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return False
+        process = int(fields[1])
+    return process == os.getpid()
 
 
 def test_a_cell_that_fails_is_told_at_the_end_and_the_rest_is_done(tmp_path: Path) -> None:

@@ -206,6 +206,21 @@ def test_padding_is_zero_and_lies_right_and_below() -> None:
     assert not batch.pixels[..., :, 5:].any()
 
 
+def test_crops_of_several_sizes_padded_to_one_are_normalised_as_each_alone() -> None:
+    from harness.features.extract import normalise
+
+    draw = np.random.default_rng(0)
+    sizes = [(6, 5), (8, 8), (6, 5), (7, 8)]
+    pictures = [draw.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    crops = [WholePicture(4, 10)(picture, Target(), 0, 0)[0] for picture in pictures]
+    assert {crop.geometry.padded for crop in crops} == {(8, 8)}
+    backbone: Any = Recorder()
+    together = normalise(backbone, crops)
+    for row, crop in enumerate(crops):
+        assert torch.equal(together[row], normalise(backbone, [crop])[0])
+        assert together[row].any() and not together[row, :, crop.pixels.shape[0] :].any()
+
+
 def test_normalisation_is_torchvisions_to_the_bit() -> None:
     from torchvision import transforms  # the ones that the official LOST uses
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,7 +14,9 @@ from harness.data.dataset import Dataset, Dense, Sample
 from harness.data.depth_views import DepthTraining
 from harness.data.joint import Labelled
 from harness.data.segmentation_views import SegmentationTraining, SlidingWindows
-from harness.data.views import CentreCrop, RandomResizedCropFlip, View
+from harness.data.views import CentreCrop, RandomResizedCropFlip, View, WholePicture
+from harness.errors import BadPicture
+from harness.features import loading
 from harness.features.loading import load, occurrences, view_seed
 from harness.features.order import indices, shuffled
 from harness.task import TokenRequest
@@ -68,6 +71,38 @@ def test_a_picture_read_again_in_a_fixed_view_is_the_same() -> None:
 def test_workers_cut_as_one_process_does(workers: int) -> None:
     order = shuffled(5, 12, seed=4)
     assert crops(AUGMENTED, order, 4, workers) == crops(AUGMENTED, order, 4, 0)
+
+
+@pytest.mark.parametrize("room", [0, 2**40])
+def test_pictures_of_many_sizes_are_the_same_through_shared_memory_and_a_pipe(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Several(Noise):
+        def picture(self, index: int) -> NDArray[np.uint8]:
+            if index == 3:
+                raise BadPicture("p3: torn")
+            return super().picture(index)[: 16 + index, : 20 + 2 * index]
+
+    def found(workers: int) -> list[tuple[int, str | None, list[tuple[tuple[int, ...], bytes]]]]:
+        loaded = load(Several(11), WholePicture(8, 100), list(range(11)), 0, workers)
+        return [
+            (each.index, each.bad, [(c.pixels.shape, c.pixels.tobytes()) for c in each.crops])
+            for each in loaded
+        ]
+
+    class Room:
+        f_bavail, f_frsize = room, 1
+
+    alone = found(0)
+    assert len({shape for _, _, crops in alone for shape, _ in crops}) == 10
+    monkeypatch.setattr(os, "statvfs", lambda _: Room())
+    handed: list[int] = []
+    unpacked = loading._unpacked
+    monkeypatch.setattr(
+        loading, "_unpacked", lambda group, pixels: handed.append(1) or unpacked(group, pixels)
+    )
+    assert found(2) == alone
+    assert len(handed) == (3 if room else 0)  # of four, four and three pictures
 
 
 def test_no_two_readings_share_a_seed() -> None:

@@ -25,9 +25,9 @@ from PIL import Image
 
 from fuzz.caption_targets import captions
 from fuzz.mutations import altered, damaged
+from fuzz.weight_targets import checkpoint, text_tower
 from harness import records, registry
 from harness import suites as suite_files
-from harness.backbone.weights import read_checkpoint, signature
 from harness.data import catalog
 from harness.data.catalog import BUILT_IN, Catalog
 from harness.data.coco import read_coco
@@ -49,7 +49,6 @@ from harness.gate import gate_file
 from harness.gate.gate_file import SHIPPED as GATE
 from harness.gate.gate_file import Gate
 from harness.language.class_texts import class_texts, read_prompts
-from harness.language.nano_tower import TowerFacts, Towers, load_nano_tower, tower_bytes
 from harness.language.texts import check_texts
 from harness.registry import SHIPPED as MODELS
 from harness.registry import Registry
@@ -293,39 +292,6 @@ def store(draw: random.Random, folder: Path) -> None:
         assert rows.values.float().sum() is not None and rows.there.dtype == torch.bool
 
 
-def checkpoint(draw: random.Random, folder: Path) -> None:
-    from safetensors.torch import save
-
-    state = {
-        "cls_token": torch.zeros(1, 1, 8),
-        "patch_embed.proj.weight": torch.ones(8, 3, 2, 2),
-        "blocks.0.mlp.fc1.weight": torch.ones(16, 8),
-        "reg_token": torch.zeros(1, 4, 8),
-    }
-    kind = draw.randrange(4)
-    if kind == 0:
-        path = folder / "a.safetensors"
-        path.write_bytes(damaged(draw, save(state)))
-    elif kind == 1:
-        path = folder / "a.pth"
-        saved = io.BytesIO()
-        legacy = draw.random() < 0.3
-        torch.save({"model": state}, saved, _use_new_zipfile_serialization=not legacy)
-        path.write_bytes(damaged(draw, saved.getvalue()))
-    elif kind == 2:
-        import pickle
-
-        path = folder / "a.pth"
-        path.write_bytes(damaged(draw, pickle.dumps({"model": {"x": [1, 2.5, "y"]}})))
-    else:
-        path = folder / "a.safetensors.index.json"
-        (folder / "a-1.safetensors").write_bytes(save(state))
-        index = {"metadata": {}, "weight_map": dict.fromkeys(state, "a-1.safetensors")}
-        data = _json(altered(draw, index)) if draw.random() < 0.6 else damaged(draw, _json(index))
-        path.write_bytes(data)
-    signature(read_checkpoint(path))
-
-
 @cache
 def _pictures() -> list[bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
@@ -338,22 +304,6 @@ def _pictures() -> list[bytes]:
         Image.fromarray(pixels).convert(mode).save(file, kind)
         found.append(file.getvalue())
     return found
-
-
-def text_tower(draw: random.Random, folder: Path) -> None:
-    from safetensors.torch import save
-
-    sizes = {"width": 8, "depth": 1, "heads": 2, "context": 4, "shared": 4, "picture": 8}
-    facts = TowerFacts(**sizes, vocabulary=("a", "b"))
-    torch.manual_seed(0)  # a case is drawn from its seed alone
-    path = folder / "a.safetensors"
-    if draw.random() < 0.5:
-        path.write_bytes(damaged(draw, tower_bytes(facts, Towers(facts))))
-    else:
-        told = json.dumps(altered(draw, facts.model_dump(mode="json")))
-        path.write_bytes(save(Towers(facts).state_dict(), {"nano text tower": told}))
-    tower = load_nano_tower(path, "")
-    assert tower.encode(["a b", ""]).shape == (2, tower.width)
 
 
 def picture(draw: random.Random, folder: Path) -> None:

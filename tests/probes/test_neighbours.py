@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -172,7 +171,7 @@ def test_votes_are_what_one_hot_vectors_give(q: int, most: int, classes: int, se
 def test_equal_votes_and_none_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     labels, queries = torch.tensor([3, 1, 4]), vectors[:1].expand(6, -1)
-    monkeypatch.setattr(module, "_QUERIES", 4)
+    monkeypatch.setattr(module, "QUERIES", 4)
     found = judge(NeighbourIndex(vectors), labels, 6, queries, torch.arange(6), [2], 0.07)[2]
     assert found.predicted.tolist() == [1] * 6
     assert found.rank.tolist() == [2, 0, 3, 1, 4, 5]  # 1 and 3 tie; then 0, 2, 4, 5 without a vote
@@ -190,10 +189,21 @@ def test_a_vote_of_more_neighbours_than_were_found_is_an_error() -> None:
         list(votes(found, torch.zeros(9, dtype=torch.int64), 1, [2, 4], 0.07))
 
 
+@pytest.mark.parametrize("size", [7, 100, 3000])
+def test_without_faiss_on_the_gpu_products_find_the_same(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MULTIPLIED", size)
+    vectors, queries = drawn(3000, 48, 13), drawn(100, 48, 14)
+    vectors[100:400] = vectors[0]
+    queries[0] = vectors[0]
+    part = _Part(vectors, 0, module.flat_by_products(vectors))
+    assert same(part.nearest(queries, 200), plainly(vectors, queries, 200))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("approximate", [None, Approximate(20, 20)])
 def test_a_gpu_finds_what_the_cpu_does(approximate: Approximate | None) -> None:
-    assert faiss.get_num_gpus()
     vectors, queries = drawn(3000, 48, 13), drawn(100, 48, 14)
     vectors[100:400] = vectors[0]
     queries[0] = vectors[0]

@@ -1,0 +1,1 @@
+"""``make faults``: commands that are killed, meet, or find the disk full, and what is left."""

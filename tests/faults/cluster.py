@@ -1,0 +1,75 @@
+"""Two Ray nodes on this machine, in a process of its own: ``python -m faults.cluster``.
+
+Its standard input says what to do: ``lose`` kills the second node's raylet, ``heal`` starts another
+node in its place. The end of the input is the cluster's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+
+class Cluster:
+    """The process that holds the nodes. ``address`` is what drivers connect to."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.address = self._line()
+
+    def tell(self, what: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("cluster: "):
+                return line.split()[1]
+        raise SystemExit("make faults: Ray cannot be started here")
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Cluster]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "faults.cluster"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Cluster(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(60)
+
+
+def main() -> None:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Of a machine that does much else.
+    os.environ["RAY_raylet_start_wait_time_s"] = "180"  # noqa: SIM112
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = nodes.add_node(num_cpus=1)
+    print(f"cluster: {nodes.address}", flush=True)
+    for line in sys.stdin:
+        if line == "lose\n":
+            os.kill(second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        else:
+            with contextlib.suppress(Exception):  # what is left of it
+                nodes.remove_node(second, allow_graceful=False)
+            second = nodes.add_node(num_cpus=1)
+        print("cluster: done", flush=True)
+    nodes.shutdown()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

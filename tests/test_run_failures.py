@@ -1,0 +1,101 @@
+"""A group of cells that fails, on the local engine: it is told, and the others are run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from further_sets import World, paint_all
+
+from harness import recording, records
+from harness.cli import main
+from harness.errors import HarnessError, SomeFailed, Unwritable
+from harness.further import plan_further
+from harness.options import Options
+from harness.plan import plan
+from harness.run import run
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A registry file with ``broken``, whose checkpoint holds no weights."""
+    (tmp_path / "none.safetensors").write_bytes(b"no weights")
+    path = tmp_path / "models.yaml"
+    path.write_text("broken:\n  timm: vit_tiny_patch16_224\n  checkpoint: none.safetensors\n")
+    return path
+
+
+def wanted(broken: Path, models: list[str]) -> Options:
+    return Options(
+        tasks=["lost"],
+        models=models,
+        datasets=["generated"],
+        limit=2,
+        out=broken.parent / "out",
+        workers=0,
+        model_files=[broken],
+    )
+
+
+def test_the_groups_after_one_that_fails_are_run(broken: Path) -> None:
+    options = wanted(broken, ["broken", "pixels"])
+    for _ in ("at first", "when the rest was done already"):
+        with pytest.raises(SomeFailed) as failed:
+            list(run(plan(options), options))
+        (why,) = failed.value.failures
+        assert why.startswith("broken · generated · lost: ") and "none.safetensors" in why
+        assert [record.model.name for _, record in records.find(options.out)] == ["pixels"]
+
+
+def test_where_nothing_is_done_the_error_itself_is_raised(broken: Path) -> None:
+    options = wanted(broken, ["broken"])
+    with pytest.raises(HarnessError, match=r"none\.safetensors") as failed:
+        list(run(plan(options), options))
+    assert not isinstance(failed.value, SomeFailed) and "generated" not in str(failed.value)
+
+
+def test_the_command_tells_it_with_status_1(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(
+        ["run", "--task=lost", "--model=broken,pixels", "--dataset=generated", "--limit=2",
+         "--workers=0", f"--models={broken}", f"--out={broken.parent / 'out'}"]
+    )  # fmt: skip
+    shown = capsys.readouterr()
+    assert status == 1
+    assert "failed: broken · generated · lost: " in shown.err.split("1 failed, the rest is done")[0]
+    assert "pixels" in shown.out and "Traceback" not in shown.err
+
+
+def test_a_folder_that_cannot_be_written_stops_the_run(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+
+    def write(path: Path, *_: object) -> None:
+        tried.append(path)
+        raise Unwritable(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(recording.records, "write", write)
+    options = wanted(broken, ["chance", "pixels"])
+    with pytest.raises(Unwritable, match="No space left on device"):
+        list(run(plan(options), options))
+    assert len(tried) == 1
+
+
+def test_a_head_that_was_not_trained_is_not_judged(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint_all(tmp_path / "world")
+    world = World(tmp_path / "world", tiny_models)
+    options = Options(tasks=["linear"], models=["tiny"], datasets=["base"], **world.options())
+    cells = plan_further(["more"], options)
+
+    def fails(*_: object) -> None:
+        raise HarnessError("no head")
+
+    monkeypatch.setattr(type(cells[0].task), "start", fails)
+    with pytest.raises(HarnessError) as failed:
+        list(run(cells, options))
+    assert "no head" in str(failed.value)
+    assert "the head to be judged was not trained" in str(failed.value)
