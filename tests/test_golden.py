@@ -60,6 +60,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 """By protocol, what makes it short, or tell something. The hash that is held is that of the
 protocol as it is."""
+LONG = {"dinov2-linear-seg-ms"}
 PIXELS = {"depth", "segmentation", "zeroshot-seg"}
 """Tasks that tell something of every pixel."""
 CASES = [(task, protocol) for task in task_names() for protocol in find_task(task).protocols]
@@ -107,7 +108,10 @@ def scores(task: str, protocol: str, models: Path, out: Path) -> dict[str, Any]:
     return {"version": chosen.version, "hash": chosen.hash(), "scores": result}
 
 
-@pytest.mark.parametrize(("task", "protocol"), CASES)
+@pytest.mark.parametrize(
+    ("task", "protocol"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] in LONG)) for case in CASES],
+)
 def test_scores_move_only_with_the_protocols_version(
     task: str, protocol: str, tiny_models: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

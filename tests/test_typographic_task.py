@@ -215,7 +215,7 @@ def run(
     **settings: Any,
 ) -> tuple[Record, dict[str, Any]]:
     data = folder / "data.yaml"
-    data.write_text("scenes-few: {format: scenes, count: {test: 24}, size: 56}\n")
+    data.write_text("scenes-few: {format: scenes, count: {test: 12}, size: 56}\n")
     evaluate(
         task,
         "tiny-reg4",
@@ -233,13 +233,14 @@ def run(
     return record, dict(read_columns(path))
 
 
+@pytest.mark.slow
 def test_clean_and_attacked_pictures_are_stored_each_once(
     tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.passes.Texts", FakeTexts)
     models = with_text(tiny_models, tmp_path)
     first, columns = run(tmp_path, models, "typographic", "first")
-    assert first.cost.forward_passes == 48
+    assert first.cost.forward_passes == 24
     assert set(first.dataset.fingerprints) == {"select", "test"}
     assert len(set(first.dataset.fingerprints.values())) == 1
     again, same = run(tmp_path, models, "typographic", "again")
@@ -248,11 +249,11 @@ def test_clean_and_attacked_pictures_are_stored_each_once(
         name: each.tolist() for name, each in same.items() if name != "turned"
     }
     larger, changed = run(tmp_path, models, "typographic", "larger", letters=0.4)
-    assert larger.cost.forward_passes == 24
+    assert larger.cost.forward_passes == 12
     np.testing.assert_array_equal(changed["clean_predicted"], columns["clean_predicted"])
     assert changed["attacked_predicted"].tolist() != columns["attacked_predicted"].tolist()
     several, _ = run(tmp_path, models, "typographic", "several", seeds=3)
-    assert several.cost.forward_passes == 48  # of two more seeds, the attacked pictures alone
+    assert several.cost.forward_passes == 24  # of two more seeds, the attacked pictures alone
     assert several.metrics["attacked_top1"].sd is not None
     assert several.metrics["clean_top1"].sd == 0
 
@@ -271,7 +272,7 @@ def test_pictures_that_are_saved_are_what_the_model_saw(
     models = with_text(tiny_models, tmp_path)
     _, columns = run(tmp_path, models, "typographic", "saved", save_predictions=1)
     assert len(list((tmp_path / "saved").rglob("*.png"))) == len(kept) == 3
-    scenes = ScenesDataset("scenes-few", "test", 24, (56, 56))
+    scenes = ScenesDataset("scenes-few", "test", 12, (56, 56))
     for shown in kept:
         place = [sample.id for sample in scenes.samples].index(shown.id)
         np.testing.assert_array_equal(shown.truth, scenes.picture(place))
@@ -291,6 +292,6 @@ def test_its_clean_pictures_are_those_of_zeroshot(
     models = with_text(tiny_models, tmp_path)
     attacked, columns = run(tmp_path, models, "typographic", "attacked")
     plain, zeroshot = run(tmp_path, models, "zeroshot", "plain")
-    assert (attacked.cost.forward_passes, plain.cost.forward_passes) == (48, 0)
+    assert (attacked.cost.forward_passes, plain.cost.forward_passes) == (24, 0)
     np.testing.assert_array_equal(columns["clean_predicted"], zeroshot["predicted"])
     assert plain.metrics["top1"].value == attacked.metrics["clean_top1"].value

@@ -36,7 +36,7 @@ class CaptionsEntry(EntryBase):
         return {"test": self.file} if self.file is not None else self.splits or {}
 
     def needs(self, root: Path) -> list[Path]:
-        return [root / self.images, *(root / file for file in self._roles().values())]
+        return _needed(root, self.images, *self._roles().values())
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         return read_json_lines(name, root, self._roles(), self.images)
@@ -51,7 +51,7 @@ class COCOCaptionsEntry(EntryBase):
     annotations: Relative
 
     def needs(self, root: Path) -> list[Path]:
-        return [root / self.images, root / self.annotations]
+        return _needed(root, self.images, self.annotations)
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         return {"test": read_coco_captions(name, root, self.images, self.annotations)}
@@ -67,7 +67,7 @@ class KarpathyEntry(EntryBase):
     splits: dict[Role, str] = Field(default={"test": "test"}, min_length=1)
 
     def needs(self, root: Path) -> list[Path]:
-        return [root / self.images, root / self.annotations]
+        return _needed(root, self.images, self.annotations)
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         return read_karpathy(name, root, self.annotations, self.images, self.splits)
@@ -84,11 +84,16 @@ class CaptionListEntry(EntryBase):
     list_file: Relative | None = Field(default=None, alias="list")
 
     def needs(self, root: Path) -> list[Path]:
-        lists = [] if self.list_file is None else [root / self.list_file]
-        return [root / self.images, root / self.file, *lists]
+        lists = [] if self.list_file is None else [self.list_file]
+        return _needed(root, self.images, self.file, *lists)
 
     def open(self, name: str, root: Path) -> dict[Role, Dataset]:
         return {"test": read_caption_list(name, root, self.file, self.images, self.list_file)}
+
+
+def _needed(root: Path, images: str, *files: str) -> list[Path]:
+    """The root itself needs no saying."""
+    return [root / part for part in (images, *files) if part != "."]
 
 
 CaptionEntry = CaptionListEntry | CaptionsEntry | COCOCaptionsEntry | KarpathyEntry

@@ -6,9 +6,12 @@ unit length is so when a block is read.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from harness.errors import HarnessError
 from harness.features.store import Feature
 
 _FLOAT = 4  # bytes
+_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 class Vectors(ABC):
@@ -143,6 +147,7 @@ def read_ahead(
 ) -> Iterator[Tensor]:
     """What ``read`` gives of each of the ``parts``. One is read while the last is used: two are in
     memory."""
+    _let_go_of_blocks()
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Tensor] | None = None
         for part in parts:
@@ -152,6 +157,14 @@ def read_ahead(
             waiting = ahead
         if waiting is not None:
             yield waiting.result()
+
+
+@cache
+def _let_go_of_blocks() -> None:
+    """What is freed goes back to the system. glibc would keep blocks of up to 32 MiB for the next
+    ones, between which small things come to lie: memory would grow with the vectors read."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, 2**20)
 
 
 def shape_of(features: Tensor | Vectors) -> torch.Size:

@@ -13,7 +13,7 @@ from blocked import stored
 
 from harness.features.store import Store
 
-COUNT, WIDTH, ALLOWED = 160_000, 384, 160  # the last in MiB: the bank has 234
+COUNT, WIDTH, ALLOWED = 120_000, 384, 120  # the last in MiB: the bank has 176
 
 CHILD = """
 import resource, sys
@@ -23,7 +23,6 @@ from harness.features.keys import Key
 from harness.features.store import Store
 from harness.features.vectors import StoredVectors
 from harness.probes.blocked_neighbours import BlockedIndex
-from harness.probes.logistic import logistic_path
 from harness.probes.neighbours import NeighbourIndex
 
 folder, way, count, width, allowed = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
@@ -33,13 +32,11 @@ def search(count):
     feature = Store(folder).feature(Key({"shard": 1024, "n": total}, {}), total)
     vectors = StoredVectors(feature, np.arange(count), width)
     queries = torch.from_numpy(np.load(folder / "queries.npy"))
-    labels = torch.arange(count) % 3
     if way == "kept":
         whole = vectors.rows(np.arange(count))
         found = NeighbourIndex(whole).search(queries, 5).places
     else:
         found = BlockedIndex(vectors, 4096).search(queries, 5).places
-        list(logistic_path(vectors, labels, [1e-6], max_steps=2))
     return found
 
 total = count
@@ -52,7 +49,7 @@ np.save(folder / f"{way}.npy", search(count).numpy())
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and /proc are Linux's")
-def test_a_bank_larger_than_the_memory_allowed_is_searched_and_fitted(tmp_path: Path) -> None:
+def test_a_bank_larger_than_the_memory_allowed_is_searched(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.nn.functional.normalize(torch.randn(COUNT, WIDTH, generator=generator))
     stored(Store(tmp_path), values, shard=1024)
