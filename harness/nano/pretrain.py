@@ -36,7 +36,8 @@ __all__ = ["Recipe", "open_pictures", "pretrain"]
 def pretrain(recipe: Recipe, progress: Progress) -> Path:
     """Train, or go on with, what ``recipe`` says, and give the registry file of the result.
 
-    ``recipe.out`` then holds the teacher's weights, ``models.yaml`` with an entry for them,
+    ``recipe.out`` then holds the weights (the teacher's; of clip those of both towers),
+    ``models.yaml`` with an entry for them,
     ``log.jsonl``, and ``training.pt``, from which the same recipe goes on after a kill. On one
     machine with one number of threads, a CPU ends with the same bits as if it had not been killed.
 

@@ -2,7 +2,8 @@
 
 The recipe is DINO's self-distillation with several crops (arXiv:2104.14294) and iBOT's masked
 patches (arXiv:2111.07832), put together as in DINOv2 (arXiv:2304.07193), which is what the
-registers paper trained (arXiv:2309.16588). The defaults are for short runs on a processor: some
+registers paper trained (arXiv:2309.16588); with ``objective="clip"`` it is CLIP's
+(arXiv:2103.00020, ``contrast.py``). The defaults are for short runs on a processor: some
 1,250 steps of 32 pictures. Where the papers' own value is another, it stands beside the field.
 """
 

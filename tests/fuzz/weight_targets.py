@@ -42,11 +42,11 @@ def checkpoint(draw: random.Random, folder: Path) -> None:
         path = folder / "a.safetensors.index.json"
         (folder / "a-1.safetensors").write_bytes(save(state))
         index = {"metadata": {}, "weight_map": dict.fromkeys(state, "a-1.safetensors")}
-        data = (
-            json.dumps(altered(draw, index)).encode()
-            if draw.random() < 0.6
-            else damaged(draw, json.dumps(index).encode())
-        )
+        data = json.dumps(index).encode()
+        if draw.random() < 0.6:
+            data = json.dumps(altered(draw, index)).encode("utf-8", "surrogatepass")
+        else:
+            data = damaged(draw, data)
         path.write_bytes(data)
     signature(read_checkpoint(path))
 
