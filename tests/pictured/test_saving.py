@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written_costs_no_record(
     path.with_suffix(".pictures").write_text("in the way")
     before = read(path).provenance.ended
     status, path = go("--overwrite", "--save-predictions", "1")
-    assert status == 2
+    assert status == 1
     record = finished(path)
     assert record is not None and record.provenance.ended > before
     said = capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_an_evaluation_that_shows_something_else_is_an_error_and_costs_no_record
 ) -> None:
     monkeypatch.setattr(NormsEvaluation, "shown", broken(kind))
     status, path = go("--save-predictions", "1", limit=3)
-    assert status == 2 and finished(path) is not None and pictures(path) == []
+    assert status == 1 and finished(path) is not None and pictures(path) == []
     assert complaint in capsys.readouterr().err
 
 
@@ -368,5 +368,5 @@ def test_a_standing_of_unknown_pictures_is_an_error(
     go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(NormsEvaluation, "standing", lambda self: {"elsewhere": 1.0})
-    assert go("--save-predictions", "1", limit=3)[0] == 2
+    assert go("--save-predictions", "1", limit=3)[0] == 1
     assert "'elsewhere' is none of its test pictures" in capsys.readouterr().err
