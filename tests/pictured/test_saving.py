@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written_costs_no_record(
     path.with_suffix(".pictures").write_text("in the way")
     before = read(path).provenance.ended
     status, path = go("--overwrite", "--save-predictions", "1")
-    assert status == 1
+    assert status == 2
     record = finished(path)
     assert record is not None and record.provenance.ended > before
     said = capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_pictures_that_cannot_be_made_cost_no_neighbour_its_record(
 
     monkeypatch.setattr(saving, "draw", draw)
     status, path = go("--protocol", "depth", "--save-predictions", "1", limit=3)
-    assert status == 2 and "shows what cannot be drawn" in capsys.readouterr().err
+    assert status == 1 and "shows what cannot be drawn" in capsys.readouterr().err
     (neighbour,) = path.parent.glob("depth~*.json")
     assert finished(path) is not None and pictures(path) == []
     assert finished(neighbour) is not None and len(pictures(neighbour)) == 3
