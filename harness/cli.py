@@ -258,7 +258,7 @@ def _describe(options: argparse.Namespace) -> int:
     from harness.documents import unknown
     from harness.registry import Registry
     from harness.suites import Suites
-    from harness.task import find_task, task_names
+    from harness.task_names import find_task, task_names
 
     name, registry = options.name, Registry.load(options.models, options.allow_code)
     suites = Suites.load(options.suites)

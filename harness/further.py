@@ -18,7 +18,8 @@ from harness.data.dataset import ROLES, Dataset
 from harness.errors import BadPicture, HarnessError
 from harness.options import Options
 from harness.plan import Cell, OpenedDataset, Repeat, look_for_result, open_dataset, plan
-from harness.task import HeadTask, NotApplicable, find_task, task_names
+from harness.task import HeadTask, NotApplicable
+from harness.task_names import find_task, task_names
 
 if TYPE_CHECKING:
     from harness.backbone.architecture import Architecture

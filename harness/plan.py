@@ -23,7 +23,8 @@ from harness.options import Options
 from harness.registry import ModelEntry, Registry
 from harness.roles import played
 from harness.schema import Record
-from harness.task import NotApplicable, Protocol, Task, TokenRequest, find_task
+from harness.task import NotApplicable, Protocol, Task, TokenRequest
+from harness.task_names import find_task
 
 if TYPE_CHECKING:
     from harness.features.keys import Source

@@ -123,7 +123,7 @@ class Suites:
 
         Raises ``HarnessError`` that points at the first one that is unknown, with a suggestion.
         """
-        from harness.task import find_task
+        from harness.task_names import find_task
 
         suite, document = self.suite(name), self._found[name][0]
 
@@ -179,7 +179,7 @@ class Suites:
 
 def _check_protocols(run: SuiteRun) -> None:
     from harness.plan import protocols_of
-    from harness.task import find_task
+    from harness.task_names import find_task
 
     tasks = [find_task(name) for name in run.tasks]
     for task in tasks:

@@ -13,8 +13,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -375,37 +373,3 @@ class HeadTask(Task[P]):
     @abstractmethod
     def judge(self, context: Context[P], head: Head) -> Evaluation:
         """Of ``context`` the data sets have the role test alone: the further one."""
-
-
-@cache
-def task_names() -> tuple[str, ...]:
-    return tuple(sorted(point.name for point in entry_points(group="harness.tasks")))
-
-
-def find_task(name: str) -> Task[Any]:
-    """The task of that name, ours or a stranger's. Raises ``HarnessError`` with a suggestion."""
-    points = {point.name: point for point in entry_points(group="harness.tasks")}
-    if name not in points:
-        raise unknown("task", name, points, "harness tasks")
-    try:
-        task = points[name].load()
-    except Exception as error:  # a stranger's package may fail in any way
-        raise HarnessError(
-            f"task {name!r} ({points[name].value}) cannot be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(task, Task):
-        raise HarnessError(f"task {name!r} ({points[name].value}) is no harness.task.Task")
-    if lacking := [each for each in ("name", "summary", "protocols") if not hasattr(task, each)]:
-        raise HarnessError(
-            f"task {name!r} ({points[name].value}) has no {' and no '.join(lacking)}"
-        )
-    known = task.protocols
-    if not (isinstance(known, Mapping) and known) or not all(
-        isinstance(protocol, Protocol) for protocol in known.values()
-    ):
-        raise HarnessError(
-            f"task {name!r} ({points[name].value}): `protocols` is no mapping of names to "
-            "harness.task.Protocol objects, at least one"
-        )
-    return task

@@ -16,7 +16,8 @@ from harness.linear_grid import selectors_of
 from harness.probes.log_losses import block_bytes, fit_bytes
 from harness.probes.logistic import solver_bytes
 from harness.registry import Registry
-from harness.task import TokenRequest, find_task
+from harness.task import TokenRequest
+from harness.task_names import find_task
 from harness.timing.command import duration
 
 PICTURES = (1_281_167, 14_197_122)  # train of ImageNet-1k and ImageNet-22k

@@ -19,7 +19,8 @@ from harness.data.views import Geometry
 from harness.errors import HarnessError
 from harness.probes.depth_metrics import DepthErrors, depth_errors
 from harness.records import find
-from harness.task import DenseCrops, find_task
+from harness.task import DenseCrops
+from harness.task_names import find_task
 
 ALL = {
     "evaluated": "none",

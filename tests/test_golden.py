@@ -20,7 +20,7 @@ from several import squares
 from harness import evaluate
 from harness.classification import TokenProtocol
 from harness.records import find, read_columns
-from harness.task import find_task, task_names
+from harness.task_names import find_task, task_names
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("tiny", "tiny-reg4")

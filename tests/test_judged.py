@@ -21,7 +21,8 @@ from harness.features.select import Selected, Selector
 from harness.heads import Head
 from harness.judged import JudgedEvaluation
 from harness.probes.linear import first_right
-from harness.task import Context, NotApplicable, Outcome, find_task
+from harness.task import Context, NotApplicable, Outcome
+from harness.task_names import find_task
 
 LINEAR: Any = find_task("linear")
 SELECTOR = Selector("cls", 3, True)

@@ -22,7 +22,8 @@ from harness.dense.classes import ClassJudge
 from harness.errors import HarnessError
 from harness.probes.dense_losses import ClassMap
 from harness.records import find
-from harness.task import DenseCrops, find_task
+from harness.task import DenseCrops
+from harness.task_names import find_task
 
 SMALL = {"size": SIDE, "steps": 60, "learning_rates": 0.01, "batch_size": 4}
 STREAMED = {

@@ -7,13 +7,8 @@ import pytest
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.layers import resolve_layers
-from harness.task import (
-    NotApplicable,
-    Protocol,
-    TokenRequest,
-    find_task,
-    task_names,
-)
+from harness.task import NotApplicable, Protocol, TokenRequest
+from harness.task_names import find_task, task_names
 
 
 class Toy(Protocol):

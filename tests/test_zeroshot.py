@@ -20,7 +20,7 @@ from harness.language.class_texts import class_texts
 from harness.language.zero_shot import ranks, weights_per_class
 from harness.records import find, read_columns
 from harness.schema import Record
-from harness.task import find_task
+from harness.task_names import find_task
 
 PAINTED = "painted: {format: scenes, count: {train: 12, test: 24}, size: 56}\n"
 SMALL = ["--set", "size=56", "--device", "cpu", "--workers", "0"]

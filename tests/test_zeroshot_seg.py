@@ -34,7 +34,8 @@ from harness.language.texts import Texts
 from harness.records import find
 from harness.registry import Registry
 from harness.schema import Record
-from harness.task import Batch, Context, NotApplicable, find_task
+from harness.task import Batch, Context, NotApplicable
+from harness.task_names import find_task
 
 EXACT: dict[str, Any] = {"size": 98, "precision": "fp32", "stored_as": "fp32"}
 TASK = find_task("zeroshot-seg")

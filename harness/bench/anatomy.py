@@ -26,7 +26,7 @@ def anatomy(options: Options) -> dict[str, Any]:
     The first model of ``options``, at the size that its position embedding was stored for;
     pictures are noise, already on the device.
     """
-    from harness.task import find_task
+    from harness.task_names import find_task
 
     registry = Registry.load(options.model_files, options.allow_code)
     entry = registry.entry(options.models[0])

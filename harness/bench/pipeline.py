@@ -142,7 +142,7 @@ def lost(device: str = "auto") -> dict[str, Any]:
     """All of LOST after the forward at 37×37 patches of 1,024 channels, against its Gram matrix
     alone: medians of interleaved runs, and their ratio."""
     from harness.backbone.sources import choose_device
-    from harness.task import find_task
+    from harness.task_names import find_task
 
     place = choose_device(device)
     task: Any = find_task("lost")

@@ -28,7 +28,8 @@ from harness.features.serve import Reader, batches, stored_features
 from harness.features.store import Store, shard_size
 from harness.options import Options
 from harness.registry import ModelEntry, Registry
-from harness.task import Batch, Context, Protocol, TokenRequest, find_task
+from harness.task import Batch, Context, Protocol, TokenRequest
+from harness.task_names import find_task
 
 _PASSES = 4
 _PICTURES = 64

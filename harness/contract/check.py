@@ -22,7 +22,8 @@ from harness.options import Options
 from harness.plan import open_dataset, protocols_of
 from harness.progress import Progress, Silent
 from harness.registry import ModelEntry, Registry, Weights
-from harness.task import NotApplicable, Protocol, Task, find_task
+from harness.task import NotApplicable, Protocol, Task
+from harness.task_names import find_task
 
 Pictures = Callable[[], Mapping[Role, Dataset]]
 """Data sets by role, which may have to be painted."""

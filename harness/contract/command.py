@@ -26,7 +26,7 @@ def tasks(options: argparse.Namespace) -> int:
         raise HarnessError(f"harness tasks list {options.name}: `harness describe` tells of one")
     from harness import terminal
     from harness.describe import describe_task
-    from harness.task import find_task, task_names
+    from harness.task_names import find_task, task_names
 
     facts = []
     for name in task_names():

@@ -14,7 +14,8 @@ from harness.contract.subject import Subject
 from harness.data.dataset import ROLES, Dataset, Role
 from harness.documents import name_problem
 from harness.errors import HarnessError
-from harness.task import NotApplicable, Protocol, TokenRequest, task_names
+from harness.task import NotApplicable, Protocol, TokenRequest
+from harness.task_names import task_names
 
 _VERSION = re.compile(r"\d+\.\d+")
 _CHANGED = "changed for the check"

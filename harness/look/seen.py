@@ -18,7 +18,8 @@ from harness.errors import HarnessError
 from harness.features.extract import normalise, out_of_memory
 from harness.layers import LayerRule, resolve_layers
 from harness.look.colours import as_colours
-from harness.task import NotApplicable, find_task
+from harness.task import NotApplicable
+from harness.task_names import find_task
 
 _MOST_PATCHES = 65_535
 

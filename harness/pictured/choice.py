@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from harness.errors import HarnessError
 from harness.pictured.contract import PicturedTask
 from harness.schema import pictures_folder
-from harness.task import find_task, task_names
+from harness.task_names import find_task, task_names
 
 if TYPE_CHECKING:
     from harness.plan import Cell

@@ -24,7 +24,8 @@ from harness.contract.painted import painted
 from harness.contract.subject import Subject
 from harness.errors import HarnessError
 from harness.registry import Registry
-from harness.task import Task, find_task, task_names
+from harness.task import Task
+from harness.task_names import find_task, task_names
 
 BY_NAME = {each.name: each for each in CHECKS}
 BROKEN: dict[str, list[tuple[Any, str]]] = {

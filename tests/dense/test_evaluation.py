@@ -22,7 +22,8 @@ from harness.errors import HarnessError
 from harness.features.order import shuffled
 from harness.features.select import Selected
 from harness.probes.dense_head import DenseHeads
-from harness.task import Batch, Context, DenseCrops, NotApplicable, find_task
+from harness.task import Batch, Context, DenseCrops, NotApplicable
+from harness.task_names import find_task
 
 CLASSES = ("a", "b", "c")
 GRID, SIDE, PATCH = 2, 28, 14

@@ -49,7 +49,7 @@ def warm() -> None:
     import harness.look.command
     import harness.report.command
     import harness.run  # noqa: F401
-    from harness.task import find_task, task_names
+    from harness.task_names import find_task, task_names
 
     for name in task_names():
         find_task(name)

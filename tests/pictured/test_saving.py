@@ -24,7 +24,8 @@ from harness.options import Options
 from harness.pictured import choice, saving
 from harness.pictured.contract import Shown
 from harness.records import finished, read, read_columns
-from harness.task import Batch, find_task
+from harness.task import Batch
+from harness.task_names import find_task
 
 Go = Callable[..., tuple[int, Path]]
 

@@ -13,7 +13,7 @@ from harness.data.catalog import Catalog
 from harness.records import read
 from harness.registry import Registry
 from harness.tables.published import PublishedTable, published, sources
-from harness.task import find_task
+from harness.task_names import find_task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLES = [

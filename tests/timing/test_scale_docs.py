@@ -19,7 +19,7 @@ from harness.memory import _BLOCKS, LARGEST_BLOCK, SHARE
 from harness.probes.logistic import solver_bytes
 from harness.probes.neighbours import _ALL, _TRAINED_ON
 from harness.registry import Registry
-from harness.task import find_task
+from harness.task_names import find_task
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text()
 
