@@ -12,7 +12,8 @@ import broken_folds
 import pytest
 from norm_task import Norm, NormProtocol, with_evaluation, with_protocol
 
-from harness import load_backbone, task
+import harness.task_names
+from harness import load_backbone
 from harness.backbone.vit import Backbone
 from harness.cli import main
 from harness.contract import check as checking
@@ -234,14 +235,14 @@ def test_a_strangers_broken_package_does_not_hide_the_other_tasks(
             EntryPoint("empty", "broken:EMPTY", "harness.tasks"),
         ]
     )
-    monkeypatch.setattr(task, "entry_points", lambda group: points)
-    task.task_names.cache_clear()
+    monkeypatch.setattr(harness.task_names, "entry_points", lambda group: points)
+    task_names.cache_clear()
     try:
         assert main(["tasks", "--json"]) == 0
         told = capsys.readouterr()
         assert main(["tasks", "check", "empty"]) == 2
     finally:
-        task.task_names.cache_clear()
+        task_names.cache_clear()
     assert [each["name"] for each in json.loads(told.out)] == ["lost"]
     for said in ("'gone'", "'none'", "has no summary and no protocols", "is no mapping of names"):
         assert said in told.err
@@ -258,7 +259,7 @@ def test_requests_of_another_kind_are_a_failure_and_no_crash(backbone: Backbone)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", task.task_names())
+@pytest.mark.parametrize("name", task_names())
 def test_every_built_in_task_keeps_the_contract(name: str) -> None:
     findings = check(Trial(name))
     failed = [each for each in findings if each.state == "failed"]
