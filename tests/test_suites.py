@@ -53,6 +53,7 @@ def test_the_demo_is_there_and_downloads_nothing() -> None:
         "draws=2; c_low=-3; c_high=2; c_count=11)",
         "zeroshot on scenes-demo (models nano-clip, nano-clip-reg4)",
         "text-retrieval on scenes-captions (models nano-clip, nano-clip-reg4)",
+        "typographic on scenes-few (models nano-clip, nano-clip-reg4)",
         "zeroshot-seg on scenes-few (models nano-clip, nano-clip-reg4; size=128; "
         "templates=prompts; background=left out)",
     ]
