@@ -271,7 +271,7 @@ def _of_url(target: UrlRuns, case: Case, draw: random.Random, started: list[int]
     if not case.landed:
         return []
     wrong = promised(ended.status, target.statuses(), ended)
-    if ended.status == 2 and "s3://" not in ended.told:
+    if ended.status and "s3://" not in ended.told:
         wrong.append(Wrong("untidy", f"does not name the URL: {ended.told.strip()[-150:]}"))
     # Both look at the bucket past the proxy. A run that has ended well has left everything there.
     return wrong + (target.ended() if ended.status == 0 else [])

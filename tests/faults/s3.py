@@ -53,8 +53,8 @@ class Server:
 
 @contextlib.contextmanager
 def started() -> Iterator[Server]:
-    proxy = str(Path(__file__).resolve().parent.parent / "storage")
-    path = os.pathsep.join([proxy, os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).resolve().parent.parent
+    path = os.pathsep.join([str(tests), str(tests / "storage"), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-m", "faults.s3"],
         stdin=subprocess.PIPE,

@@ -29,8 +29,9 @@ class UrlRuns(Runs):
         return [*super().arguments(), *out]
 
     def statuses(self) -> tuple[int, ...]:
-        """How a run may end whose storage is in trouble."""
-        return (0, 2) if self.name == "url" else (0,)
+        """How a run may end whose storage is in trouble: 1, where results of it are on this machine
+        only, 2, where it does not begin."""
+        return (0, 1, 2) if self.name == "url" else (0,)
 
     def tell(self, what: str) -> None:
         assert self.server is not None
