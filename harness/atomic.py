@@ -84,7 +84,7 @@ def publish(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             number = writer(left.name)
-            if number is not None and temporary(path, number) == left and not _runs(number):
+            if number is not None and temporary(path, number) == left and not runs(number):
                 left.unlink(missing_ok=True)
         replace({path: data})
 
@@ -128,7 +128,8 @@ def temporary(path: Path, process: int | None = None) -> Path:
     return path.with_name(f".{path.name}.{process or os.getpid()}.tmp")
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether there is a process of that id on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -84,9 +84,11 @@ class Lines(Silent):
         if self._done < self._total and now - self._said < LINE_EVERY_SECONDS:
             return
         self._said = now
-        rate = self._done / max(now - self._began, 1e-9)
-        left = (self._total - self._done) / max(rate, 1e-9)
-        text = f"{self._what}: {self._done}/{self._total}, {rate:.1f} images/s, {left:.0f} s left"
+        text = f"{self._what}: {self._done}/{self._total}"
+        if self._done:
+            rate = self._done / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / rate
+            text += f", {rate:.1f} images/s, {left:.0f} s left"
         print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:

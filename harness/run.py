@@ -73,12 +73,22 @@ def run(
                     yield from run_group(backbone, left, options, progress, store)
             except Unwritable:
                 raise
+            except _Failed as error:
+                fail(error.cells, error)
             except HarnessError as error:
                 fail([cell for cell in left if cell.done is None] or left, error)
     if len(failures) == 1 and not any(cell.done for cell in cells):
         raise failures[0][1]
     if failures:
         raise after_failures([text for text, _ in failures], any(cell.done for cell in cells))
+
+
+class _Failed(HarnessError):
+    """Of a group of cells these failed, or their results are not all where they should be."""
+
+    def __init__(self, failures: Sequence[tuple[Cell, str]]) -> None:
+        super().__init__("; ".join(why for _, why in failures))
+        self.cells = list({id(cell): cell for cell, _ in failures}.values())
 
 
 HEAD_LOST = "the head to be judged was not trained"
@@ -140,7 +150,7 @@ def _run_group(
 ) -> Iterator[tuple[Path, schema.Record]]:
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
-    failures = []
+    failures: list[tuple[Cell, str]] = []
     todo = [(place, cell, Scored(forward_passes=passes)) for place, cell in enumerate(cells)]
     with exact_float32():
         # One repeat after the other: what their seed does not move is in the feature store, and in
@@ -168,7 +178,7 @@ def _run_group(
                 try:
                     scored.outcomes.append(one.evaluation.finish())
                 except HarnessError as error:  # its neighbours' pass is not to be lost with it
-                    failures.append(str(error))
+                    failures.append((cell, str(error)))
                     continue
                 scored.seconds += time.perf_counter() - began
                 if number + 1 < len(cell.repeats):
@@ -181,11 +191,11 @@ def _run_group(
                 except Unwritable:
                     raise
                 except HarnessError as error:  # the record is there
-                    failures.append(str(error))
+                    failures.append((cell, str(error)))
                 try:
                     push(cell.path)
                 except HarnessError as error:
-                    failures.append(str(error))
+                    failures.append((cell, str(error)))
                 yield cell.path, cell.done
     if failures:
-        raise HarnessError("; ".join(failures))
+        raise _Failed(failures)

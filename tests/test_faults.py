@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -9,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults import s3
 from faults.cases import KILLS, run_case
-from faults.command import Started
-from faults.place import Place
-from faults.targets import Target, make
+from faults.command import Ended, Started, at_work
+from faults.place import Place, tree
+from faults.targets import Target, make, promised
 from faults.truth import files_differ, found, results_differ
+from faults.urls import shared_differs
 from faults.world import World
 from result_examples import cell, columns
 from result_examples import make as made
@@ -96,6 +99,40 @@ def test_a_file_that_is_half_there_is_found() -> None:
     assert [one.kind for one in files_differ({"page.html": b"ne"}, new, old, False)] == ["wrong"]
     assert [one.kind for one in files_differ({}, new, old, complete=False)] == ["lost"]
     assert [one.kind for one in files_differ(old, new, old, complete=True)] == ["wrong"]
+
+
+def test_objects_that_are_damaged_or_another_are_found(tmp_path: Path) -> None:
+    data = b"no shard at all"
+    digest = hashlib.sha256(data).hexdigest()
+    for name, content in ((f"00000-{digest}", data), (f"00001-{digest}", data[:5])):
+        path = tmp_path / "key" / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    whats = [one.what for one in shared_differs(tmp_path, {"key": {0: "a digest"}})]
+    assert len(whats) == 2
+    assert "other vectors" in whats[0] and "not what its name says" in whats[1]
+
+
+def test_a_secret_that_is_shown_is_found() -> None:
+    assert not promised(0, (0,), Ended(0, "all is well", 1.0))
+    (one,) = promised(0, (0,), Ended(0, f"key={s3.SECRET}", 1.0))
+    assert "secret" in one.what
+
+
+def test_a_worker_that_another_cluster_has_begun_is_none_of_ours() -> None:
+    assert not at_work("FAULTS_CLUSTER=/no/such/folder")
+
+
+@pytest.mark.slow
+def test_the_bucket_is_what_it_was_filled_with(tmp_path: Path) -> None:
+    pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server,s3]'")
+    (tmp_path / "in/below").mkdir(parents=True)
+    (tmp_path / "in/below/a.json").write_bytes(b"{}")
+    with s3.started() as server:
+        server.tell("spoil drop 1")  # which those two go past
+        server.tell(f"fill {tmp_path / 'in'}")
+        server.tell(f"dump {tmp_path / 'out'}")
+    assert tree(tmp_path / "out") == {"below/a.json": b"{}"}
 
 
 def test_a_case_is_drawn_from_its_seed_alone(board: Target) -> None:

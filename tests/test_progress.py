@@ -1,6 +1,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from harness.progress import Lines
+
 DROPPED = """
 import signal
 from harness.progress import Silent, remember_interrupts
@@ -39,3 +43,16 @@ def test_other_errors_inside_a_destructor_are_still_shown() -> None:
     assert done.stdout == "ran on\nmissed\n"
     assert "Exception ignored" in done.stderr
     assert "ValueError: lost" in done.stderr
+
+
+def test_no_time_is_foretold_before_the_first_picture(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.progress.LINE_EVERY_SECONDS", 0.0)
+    with Lines() as progress:
+        progress.start("lost", 4)
+        progress.advance(0)
+        progress.advance(2)
+    begun, none, two = capsys.readouterr().err.splitlines()
+    assert (begun, none) == ("lost: 4 pictures", "lost: 0/4")
+    assert two.startswith("lost: 2/4, ") and two.endswith(" s left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_the_command_tells_it_with_status_1(
     assert status == 1
     assert "failed: broken · generated · lost: " in shown.err.split("1 failed, the rest is done")[0]
     assert "pixels" in shown.out and "Traceback" not in shown.err
+
+
+def test_of_cells_that_share_a_pass_the_one_that_failed_is_named(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def push(record: Path) -> None:
+        if record.parts[-3] == "lost":
+            raise HarnessError("s3://bucket: does not answer")
+
+    monkeypatch.setattr("harness.run.push", push)
+    options = dataclasses.replace(wanted(broken, ["nano"]), tasks=["lost", "attention"])
+    with pytest.raises(SomeFailed) as failed:
+        list(run(plan(options), options))
+    assert failed.value.failures == ["nano · generated · lost: s3://bucket: does not answer"]
+    assert len(list(records.find(options.out))) == 2
 
 
 def test_a_folder_that_cannot_be_written_stops_the_run(

@@ -85,7 +85,7 @@ def ray_with(cores: int) -> Iterator[None]:
     """Ray on this machine with so many cores. Raises ``HarnessError`` where it is not installed."""
     import logging
 
-    from harness.engine.driver import quiet
+    from harness.engine.connection import quiet
 
     quiet()
     try:

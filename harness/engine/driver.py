@@ -10,9 +10,7 @@ a cell that fails is told at the end, and the rest is done.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,7 @@ from typing import Any
 
 from harness import records, schema
 from harness.backbone.sources import choose_device, inspect
+from harness.engine.connection import connected
 from harness.engine.pieces import Piece, cut, units
 from harness.engine.worker import Finished
 from harness.errors import HarnessError, after_failures
@@ -79,7 +78,7 @@ def run(
     if not todo:
         return
     records.check_writable(options.out)
-    with _ray(engine) as ray:
+    with connected(engine.address) as ray:
         driver = _Driver(ray, todo, options, engine, progress or Silent())
         try:
             yield from driver.results()
@@ -87,48 +86,6 @@ def run(
             driver.stop()
     if driver.failures:
         raise after_failures(driver.failures, any(cell.done for cell in cells))
-
-
-def quiet() -> None:
-    """Set in the environment, before Ray starts, what keeps it to this machine and this run."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-@contextlib.contextmanager
-def _ray(engine: Engine) -> Iterator[Any]:
-    """Ray, started for this run unless the program has done so."""
-    quiet()
-    try:
-        import ray
-    except ImportError:
-        raise HarnessError("--engine ray needs Ray: pip install 'vit-harness[cluster]'") from None
-    ours = not ray.is_initialized()
-    if ours:
-        where: dict[str, Any] = {"address": engine.address or "local"}
-        if engine.address is None:
-            where["include_dashboard"] = False
-        try:
-            _reach(engine.address)
-            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise HarnessError(
-                f"--address {engine.address}: no Ray there ({str(error).splitlines()[0]}); "
-                "`ray start --head` starts one, and without --address this machine is used"
-            ) from None
-    try:
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _reach(address: str | None) -> None:
-    """Raises ``OSError`` where nobody listens at ``HOST:PORT``: Ray would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdecimal():
-        with socket.create_connection((host, int(port)), timeout=10):
-            pass
 
 
 class _Driver:

@@ -7,6 +7,11 @@ stays loaded, so that a worker that is given pieces of one model loads it once.
 from __future__ import annotations
 
 import dataclasses
+import glob
+import os
+import platform
+import re
+import shutil
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import records
+from harness.atomic import runs
 from harness.backbone.vit import Backbone
 from harness.engine.pieces import Piece, run_piece
 from harness.errors import HarnessError
@@ -40,6 +46,7 @@ class Finished:
 
 def piece(group: Sequence[Cell], part: Piece, options: Options) -> dict[int, Seen]:
     """What every cell of a piece got of its pictures."""
+    sweep()
     return run_piece(_backbone(group[0], options), part, group, options)
 
 
@@ -55,7 +62,8 @@ def finish(
     under the results folder. A cell that fails leaves the records written before it."""
     found: list[tuple[int, str, dict[str, bytes]]] = []
     failed = None
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{_mine()}{os.getpid()}-") as folder:
         own, out = dataclasses.replace(options, out=Path(folder)), options.out
         for name, files in bases.items():
             records.adopt(own.out / name, files)
@@ -79,6 +87,22 @@ def finish(
         except Exception:  # of a stranger's task or network: the other groups go on
             failed = traceback.format_exc()
     return Finished(found, failed)
+
+
+def sweep() -> None:
+    """Remove the folders of workers of this machine that were killed while they finished a cell."""
+    start = _mine()
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(start)}*-*"):
+        number = folder.name.removeprefix(start).partition("-")[0]
+        if number.isdecimal() and not runs(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mine() -> str:
+    """How the names of such folders begin, before the process id. With the machine's name, for a
+    container or another machine that shares the folder has process ids of its own."""
+    node = re.sub(r"[^A-Za-z0-9.]", "-", platform.node())[:60]
+    return f"harness-{node}-"
 
 
 def _backbone(cell: Cell, options: Options) -> Backbone:

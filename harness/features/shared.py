@@ -73,6 +73,12 @@ class SharedStore(Store):
     def __init__(self, url: str, shard: int | None = None) -> None:
         super().__init__(local_folder("features", url), shard)
         self.place, self.remote = url, at(url)
+        if self.remote.down():  # a worker of `--engine ray` has a store for each piece
+            self.usable = False
+            self.notices.append(
+                f"feature store {url}: did not answer a moment ago; the run goes on without "
+                "storing (HARNESS_CACHE names another folder)"
+            )
         size = os.environ.get("HARNESS_CACHE_LOCAL_SIZE") or COPIES
         self._most = parse_size(size, "HARNESS_CACHE_LOCAL_SIZE")
         self._held: int | None = None

@@ -24,6 +24,8 @@ PAUSES = (0.2, 0.8, 2.0)
 """Seconds before each further try, give or take a half."""
 AT_ONCE = 16
 """Requests that are under way together."""
+DOWN_SECONDS = 60.0
+"""How long it is remembered that a storage did not answer, for those who can do without."""
 
 _DRIVERS = {
     "s3": "pip install 'vit-harness[storage]'",
@@ -83,6 +85,11 @@ class Remote:
     def __init__(self, url: str) -> None:
         self.url = checked(url)
         self._fs, self._root = _opened(self.url)
+        self._failed: float | None = None
+
+    def down(self) -> bool:
+        """Whether it did not answer just now, however often it was asked, and has not since."""
+        return self._failed is not None and time.monotonic() - self._failed < DOWN_SECONDS
 
     def listing(self, below: str = "") -> dict[str, Object]:
         """Every object below the folder ``below``, by name. An empty folder and one that is not
@@ -153,10 +160,14 @@ class Remote:
         """What ``call`` gives, tried again where that may help."""
         for pause in (*PAUSES, None):
             try:
-                return call()
+                answer = call()
             except Exception as error:  # drivers raise what their libraries do
                 if pause is None or _lasts(error):
+                    self._failed = None if _lasts(error) else time.monotonic()
                     raise self._told(name, error) from None
+            else:
+                self._failed = None
+                return answer
             time.sleep(pause * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 

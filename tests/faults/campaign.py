@@ -19,11 +19,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from faults import s3
 from faults.cases import Case, run_case
 from faults.cluster import started
 from faults.command import end_all
 from faults.place import in_a_namespace
 from faults.targets import OF_RAY, TARGETS, RayRuns, Target, make
+from faults.urls import UrlRuns
 from faults.world import make_world
 
 Told = tuple[str, int, Case]
@@ -82,9 +84,11 @@ def main() -> int:
                 stack.callback(end_all)
                 for name in some:
                     target = make(name, world)
+                    if isinstance(target, UrlRuns):
+                        target.server = stack.enter_context(s3.started())
                     if name == "ray":
                         assert isinstance(target, RayRuns)
-                        target.cluster = stack.enter_context(started())
+                        target.cluster = stack.enter_context(started(folder / "nodes"))
                     for case in _campaign(target, options):
                         cases.append(case)
     return summary(cases)

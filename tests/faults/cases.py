@@ -7,18 +7,22 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from faults.command import Act, Ended, Started, at_work, descendants, left_over
-from faults.place import draw_room, fill, mend, read_only
+from faults.place import draw_room, fill, read_only
 from faults.targets import RayRuns, Runs, Target, promised
 from faults.truth import Wrong
+from faults.urls import UrlRuns
 
 KILLS = ("SIGKILL", "SIGTERM", "SIGINT")
 DISKS = ("full before", "full", "read-only before", "read-only")
 OF_RAY = ("ray worker killed", "raylet killed", "two drivers")
+OF_URL = ("requests dropped", "busy", "half an answer", "slow", "dead", "two machines")
 OF_RUNS = ("worker killed", "store full", "store read-only", "two drivers", "cold")
+SPOILT = ("drop", "busy", "half", "slow")
 TRIES = 6
 """A fault that came after the end is no run: another moment is drawn, so many times."""
 
@@ -35,8 +39,10 @@ class Case:
 
 def faults_of(target: Target) -> tuple[str, ...]:
     disks = DISKS if target.world.place.mounts and target.name != "prune" else ()
+    if isinstance(target, UrlRuns):
+        return KILLS + OF_URL
     if isinstance(target, RayRuns):
-        return KILLS + disks + OF_RAY if target.cluster is not None else KILLS
+        return KILLS + disks + OF_RAY if target.cluster is not None else (*KILLS, OF_RAY[0])
     if not isinstance(target, Runs) or target.name == "prune":
         return KILLS + disks
     own = OF_RUNS if disks else tuple(each for each in OF_RUNS if not each.startswith("store"))
@@ -59,8 +65,7 @@ def run_case(target: Target, seed: int, fault: str | None = None) -> Case:
         if not case.landed:
             continue
         case.wrong += wrong
-        if place.mounts:
-            mend(place)
+        target.heal()
         case.wrong += target.left()
         again = Started(target.arguments(), place)
         started.append(again.pid)
@@ -68,7 +73,7 @@ def run_case(target: Target, seed: int, fault: str | None = None) -> Case:
         wrong = target.ended()
         refused = not wrong and target.refusal is not None and target.refusal in ended.told
         case.wrong += promised(ended.status, (2,) if refused else (0,), ended) + wrong
-        case.wrong += [Wrong("untidy", f"{name}: stays") for name in place.litter()]
+        case.wrong += [Wrong("untidy", f"{name}: stays") for name in target.litter()]
         case.wrong += _processes(target, started)
     return case
 
@@ -88,6 +93,10 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
         ended = _go(target, started, _event(target, case, draw), act).end()
         case.landed = ended.landed
         return _disk(target, case, ended) if case.landed else []
+    if isinstance(target, UrlRuns) and fault in OF_URL:
+        return _of_url(target, case, draw, started)
+    if isinstance(target, UrlRuns):
+        target.tell(f"spoil {draw.choice(SPOILT)} {draw.choice((0, 10))}")
     if fault == "two drivers":
         return _two(target, case, draw, started)
     if fault in OF_RAY:
@@ -113,6 +122,8 @@ def _disturbed(target: Target, case: Case, draw: random.Random, started: list[in
         if case.landed:
             _send(command.pid, number)
         ended = command.end()
+    if isinstance(target, UrlRuns) and ended.status in target.statuses():
+        return promised(ended.status, target.statuses(), ended)  # the storage was before the kill
     return _killed(number, ended) if case.landed else []
 
 
@@ -125,10 +136,11 @@ def _go(
     name: str = "log",
     cold: bool = False,
     arguments: list[str] | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Started:
     place = target.world.place
     typed = [*(arguments or target.arguments()), *more]
-    command = Started(typed, place, at, act, place.root / name, cold)
+    command = Started(typed, place, at, act, place.root / name, cold, environment)
     started.append(command.pid)
     return command
 
@@ -210,22 +222,59 @@ def _worker(target: Target, case: Case, draw: random.Random, started: list[int])
 def _of_ray(target: Target, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
     """A process that runs a piece or finishes a cell is killed, or the node that it may be on:
     the work is done again, and the command ends as if nothing had been."""
-    assert isinstance(target, RayRuns) and target.cluster is not None
+    assert isinstance(target, RayRuns)
     command = _go(target, started)
     command.after(_moment(target, case, draw))
     while command.running() and not case.landed:
-        if case.fault == "raylet killed":
+        if case.fault == "raylet killed" and target.cluster is not None:
             target.cluster.tell("lose")
             case.landed = True
-        elif workers := at_work():
+        elif workers := at_work(target.mark()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(workers), signal.SIGKILL)
                 case.landed = True
         time.sleep(0.002)
     ended = command.end()
-    if case.fault == "raylet killed" and case.landed:
+    if case.fault == "raylet killed" and case.landed and target.cluster is not None:
         target.cluster.tell("heal")
     return promised(ended.status, (0,), ended) + target.ended() if case.landed else []
+
+
+def _of_url(target: UrlRuns, case: Case, draw: random.Random, started: list[int]) -> list[Wrong]:
+    """The storage is in trouble: the run ends with all results, or says what it could not store.
+    Of two machines on one URL one may be killed."""
+    if case.fault == "dead":
+        kind = draw.choice(("drop", "busy"))
+
+        def act() -> bool:
+            target.tell(f"spoil {kind} 1")
+            return True
+
+        ended = _go(target, started, _event(target, case, draw), act).end()
+        case.landed = ended.landed
+    elif case.fault == "two machines":
+        target.tell(f"spoil {draw.choice(SPOILT)} {draw.choice((0, 10))}")
+        two = {"HARNESS_CACHE_LOCAL": str(target.world.place.machine("two"))}
+        other = _go(target, started, name="other", environment=two)
+        number, kill = draw.choice((signal.SIGKILL, signal.SIGINT)), draw.random() < 0.7
+        its_act = _to_itself(number) if kill else None
+        ended = _go(target, started, _event(target, case, draw), its_act).end()
+        its = other.end()
+        case.landed = ended.landed or not kill
+        allowed = (*target.statuses(), 130, -number) if ended.landed else target.statuses()
+        wrong = promised(ended.status, allowed, ended)
+        return wrong + promised(its.status, target.statuses(), its) if case.landed else []
+    else:
+        target.tell(f"spoil {SPOILT[OF_URL.index(case.fault)]} 10")
+        ended = _go(target, started).end()
+        case.landed = True
+    if not case.landed:
+        return []
+    wrong = promised(ended.status, target.statuses(), ended)
+    if ended.status and "s3://" not in ended.told:
+        wrong.append(Wrong("untidy", f"does not name the URL: {ended.told.strip()[-150:]}"))
+    # Both look at the bucket past the proxy. A run that has ended well has left everything there.
+    return wrong + (target.ended() if ended.status == 0 else [])
 
 
 def _processes(target: Target, started: Sequence[int]) -> list[Wrong]:

@@ -12,13 +12,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+MARK = "FAULTS_CLUSTER"
 
 
 class Cluster:
-    """The process that holds the nodes. ``address`` is what drivers connect to."""
+    """The process that holds the nodes. ``address`` is what drivers connect to, ``mark`` stands in
+    the environment of every process, ``temporary`` is where workers keep what is for a while."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], mark: str, temporary: Path) -> None:
+        self._process, self.mark, self.temporary = process, mark, temporary
         self.address = self._line()
 
     def tell(self, what: str) -> None:
@@ -36,15 +40,21 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Cluster]:
+def started(folder: Path) -> Iterator[Cluster]:
+    """A cluster that keeps its files in ``folder``."""
+    temporary, ray = folder / "tmp", folder / "r"
+    for each in (temporary, ray):
+        each.mkdir(parents=True)
+    own = {"TMPDIR": str(temporary), "RAY_TMPDIR": str(ray), MARK: str(folder)}
     with subprocess.Popen(
         [sys.executable, "-m", "faults.cluster"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, **own},
     ) as process:
         try:
-            yield Cluster(process)
+            yield Cluster(process, f"{MARK}={folder}", temporary)
         finally:
             assert process.stdin is not None
             process.stdin.close()

@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from faults.place import Place
@@ -63,6 +64,7 @@ class Started:
         act: Act | None = None,
         log: Path | None = None,
         cold: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._place, self._log = place, log or place.log
         self._landed = place.root / f"{self._log.name}.landed"
@@ -74,10 +76,17 @@ class Started:
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            self._child(arguments, at, act, cold)
+            self._child(arguments, at, act, cold, {**place.environment, **environment})
         _running.add(self.pid)
 
-    def _child(self, arguments: Sequence[str], at: int | None, act: Act | None, cold: bool) -> None:
+    def _child(
+        self,
+        arguments: Sequence[str],
+        at: int | None,
+        act: Act | None,
+        cold: bool,
+        environment: Mapping[str, str],
+    ) -> None:
         status = 99
         try:
             os.setsid()
@@ -92,7 +101,9 @@ class Started:
                 {
                     "HARNESS_CACHE": str(self._place.store),
                     "TMPDIR": str(self._place.temporary),
+                    "RAY_TMPDIR": str(self._place.ray),
                     MARK: str(self._place.root),
+                    **environment,
                 }
             )
             import tempfile
@@ -100,7 +111,8 @@ class Started:
             tempfile.tempdir = None
             if cold:
                 os.execv(sys.executable, [sys.executable, "-m", "harness.cli", *arguments])
-            count = _watch((self._place.out, self._place.store), at, act, self._landed)
+            written = self._place.out, self._place.store, self._place.root / "machines"
+            count = _watch(written, at, act, self._landed)
             if self._place.shard is not None:
                 import harness.features.store
 
@@ -203,13 +215,18 @@ def descendants(pid: int) -> Iterator[int]:
         todo += parents.get(one, [])
 
 
-def at_work() -> list[int]:
-    """Processes of Ray's that run a piece or finish a cell at this moment."""
+def at_work(mark: str) -> list[int]:
+    """Processes of Ray's that run a piece or finish a cell at this moment, whose raylet has
+    ``mark`` (``NAME=value``) in its environment: others on this machine are not ours."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if (entry / "cmdline").read_bytes().startswith((b"ray::_piece", b"ray::_finish")):
+                if not (entry / "cmdline").read_bytes().startswith((b"ray::_piece", b"ray::_fini")):
+                    continue
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                raylet = Path("/proc") / parent / "environ"  # the worker's own is its title now
+                if mark.encode() in raylet.read_bytes().split(b"\0"):
                     found.append(int(entry.name))
     return found
 

@@ -28,22 +28,29 @@ def in_a_namespace() -> None:
 
 
 class Place:
-    """``out`` and ``store`` are disks of ``megabytes``, ``temporary`` is a plain folder, all empty
-    after ``clean``. ``mounts``: whether they are disks, which can be filled. ``shard``: pictures in
-    a shard of the store, if not as many as always."""
+    """``out`` and ``store`` are disks of ``megabytes``, ``temporary`` and ``ray`` (for what Ray
+    keeps) are plain folders, all empty after ``clean``. ``mounts``: whether they are disks, which
+    can be filled. ``environment`` is added to that of commands. ``shard``: pictures in a shard of
+    the store, if not as many as always."""
 
     def __init__(self, root: Path, shard: int | None = None, megabytes: int = 48) -> None:
         self.root, self.shard = root, shard
         self.out, self.store, self.temporary = root / "out", root / "store", root / "tmp"
+        self.ray = root / "r"  # short, for there are sockets far below it
         self.log, self.events = root / "log", root / "events"
+        self.environment: dict[str, str] = {}
         self._size = f"size={megabytes}m".encode()
         self.mounts = os.environ.get("FAULTS_NAMESPACE") == "1"
         self.clean()
 
+    def machine(self, name: str) -> Path:
+        """What the machine of that name keeps of URLs."""
+        return self.root / "machines" / name
+
     def clean(self) -> None:
         self.close()
         self.root.mkdir(parents=True)
-        for folder in (self.out, self.store, self.temporary):
+        for folder in (self.out, self.store, self.temporary, self.ray):
             folder.mkdir()
         for folder in (self.out, self.store) if self.mounts else ():
             if _libc.mount(b"faults", bytes(folder), b"tmpfs", 0, self._size):
@@ -61,7 +68,7 @@ class Place:
 
     def litter(self) -> list[str]:
         """Temporary files that a command has left."""
-        folders = self.out, self.store, self.temporary
+        folders = self.out, self.store, self.temporary, self.root / "machines"
         found = [each for folder in folders for each in folder.rglob("*")]
         return [
             str(each.relative_to(self.root))

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faults import s3
 from faults.cluster import Cluster
-from faults.command import Ended, Started
+from faults.command import MARK, Ended, Started
+from faults.place import mend, tree
 from faults.truth import Wrong, files_differ, found, results_differ, store_differs, stored
 from faults.world import World
 
@@ -77,6 +79,15 @@ class Target:
         """Findings after the same command has ended."""
         return files_differ(self._files(), self.truth, {}, complete=True)
 
+    def heal(self) -> None:
+        """Take back what lasts of a fault, before the command runs again."""
+        if self.world.place.mounts:
+            mend(self.world.place)
+
+    def litter(self) -> list[str]:
+        """Temporary files and folders that stay."""
+        return self.world.place.litter()
+
     def _files(self) -> dict[str, bytes]:
         every = self.world.place.tree()
         return {name: b"" if name in self.loose else data for name, data in every.items()}
@@ -112,13 +123,20 @@ class Runs(Target):
                 shutil.copytree(key, place.store / key.name)
         self.before = place.tree()
 
+    def out(self) -> Path:
+        """The folder where its results are to be looked at."""
+        return self.world.place.out
+
+    def store_wrong(self) -> list[Wrong]:
+        return store_differs(self.world.place.store, self.vectors)
+
     def left(self) -> list[Wrong]:
-        here = self.world.place.tree()
+        here = tree(self.out())
         gone = [name for name, data in self.before.items() if here.get(name) != data]
         wrong = [Wrong("lost", f"{name}: was there, and is gone or another") for name in gone]
-        wrong += results_differ(self.world.place.out, self.results, complete=False)
+        wrong += results_differ(self.out(), self.results, complete=False)
         self.before = {name: data for name, data in here.items() if self._finished(name, here)}
-        return wrong + store_differs(self.world.place.store, self.vectors)
+        return wrong + self.store_wrong()
 
     def _finished(self, name: str, here: Mapping[str, bytes]) -> bool:
         """Whether a file belongs to a finished result: one that has its JSON."""
@@ -126,11 +144,11 @@ class Runs(Target):
         return str(path.with_name(path.name.partition(".")[0] + ".json")) in here
 
     def ended(self) -> list[Wrong]:
-        place, here = self.world.place, self.world.place.tree()
+        here = tree(self.out())
         again = [name for name, data in self.before.items() if here.get(name) != data]
         wrong = [Wrong("untidy", f"{name}: was finished, and was run again") for name in again]
-        wrong += results_differ(place.out, self.results, complete=True)
-        return wrong + store_differs(place.store, self.vectors)
+        wrong += results_differ(self.out(), self.results, complete=True)
+        return wrong + self.store_wrong()
 
 
 class RayRuns(Runs):
@@ -141,6 +159,14 @@ class RayRuns(Runs):
     def arguments(self) -> list[str]:
         where = [] if self.cluster is None else [f"--address={self.cluster.address}"]
         return self.world.run("--workers=0", "--engine=ray", *where)
+
+    def mark(self) -> str:
+        """What stands in the environment of the processes of its Ray."""
+        return f"{MARK}={self.world.place.root}" if self.cluster is None else self.cluster.mark
+
+    def litter(self) -> list[str]:
+        there = [] if self.cluster is None else self.cluster.temporary.glob("harness-*")
+        return super().litter() + [f"of a node: {each.name}" for each in there]
 
     def locally(self) -> list[str]:
         """The same run on the local engine."""
@@ -178,6 +204,10 @@ def make(name: str, world: World) -> Target:
         return Runs(name, world)
     if name in OF_RAY:
         return RayRuns(name, world)
+    if name in OF_URL:
+        from faults.urls import UrlRuns
+
+        return UrlRuns(name, world)
     if name == "prune":
         return Prunes(name, world)
     loose = {
@@ -188,8 +218,10 @@ def make(name: str, world: World) -> Target:
 
 
 OF_RAY = ("ray", "ray-own")
+OF_URL = ("url", "url-store")
 TARGETS = (
     *("run", "leaderboard", "report", "regress", "merge", "look", "extract", "pretrain", "prune"),
+    *OF_URL,
     *OF_RAY,
 )
 
@@ -197,6 +229,8 @@ TARGETS = (
 def promised(status: int, allowed: Sequence[int], ended: Ended) -> list[Wrong]:
     """Findings about how a command has ended."""
     wrong = []
+    if s3.SECRET in ended.told:
+        wrong.append(Wrong("untidy", "a secret is shown"))
     if status not in allowed:
         last = ended.told.strip().splitlines()[-1:] or ["nothing told"]
         wrong.append(Wrong("untidy", f"status {status}, not {allowed}: {last[0][:150]}"))

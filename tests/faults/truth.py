@@ -70,15 +70,18 @@ def stored(folder: Path) -> dict[str, dict[int, str]]:
     """The shards that every key's manifest names, with a digest of what is in each."""
     manifests = {each: read_manifest(each) for each in folder.iterdir() if each.is_dir()}
     return {
-        key.name: {shard: _content(key, shard) for shard in manifest.shards}
+        key.name: {
+            shard: content(key / shard_name(shard), key.name, shard) for shard in manifest.shards
+        }
         for key, manifest in manifests.items()
         if manifest is not None
     }
 
 
-def _content(key: Path, shard: int) -> str:
-    """Not of the file's bytes: safetensors writes its header in any order."""
-    rows = read_shard(key / shard_name(shard), key.name, shard)
+def content(path: Path, key: str, shard: int) -> str:
+    """A digest of a shard's rows. Not of the file's bytes: safetensors writes its header in any
+    order."""
+    rows = read_shard(path, key, shard)
     if rows is None:
         return "none"
     arrays = [each.contiguous().numpy().tobytes() for each in rows[:3]]

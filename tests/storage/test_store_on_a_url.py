@@ -155,6 +155,27 @@ def test_trouble_is_told_once_and_fails_no_run(
     assert notice.startswith(f"feature store {url}: ") and "goes on without storing" in notice
 
 
+def test_a_store_that_did_not_answer_is_left_alone_for_a_while(
+    url: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", (0.01,))
+    with flaky(s3_server, every=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        extract(store(url), PICTURES, SELECTORS)
+        asked = sum(proxy.asked.values())
+        second = store(url)
+        extract(second, PICTURES, SELECTORS)
+        assert sum(proxy.asked.values()) == asked > 0
+        (notice,) = second.notices
+        assert notice.startswith(f"feature store {url}: did not answer")
+        proxy.every = 0
+        monkeypatch.setattr(remote, "DOWN_SECONDS", 0.0)
+        third = store(url)
+        extract(third, PICTURES, SELECTORS)
+        assert len(shards(url)) == SHARDS and not third.notices
+    assert not remote.at(url).down()
+
+
 def test_copies_are_bounded_and_the_last_one_stays(
     url: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
