@@ -52,7 +52,8 @@ fuzz: install
 # TARGET=run,report; make faults TARGET=run SEED=17 runs one case again. SECONDS are for each target.
 faults: install
 	cd tests && PYTHONPATH=. OMP_NUM_THREADS=1 ../$(BIN)/python -m faults.campaign --seconds $(SECONDS) \
-	  $(if $(RUNS),--runs $(RUNS)) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+	  $(if $(RUNS),--runs $(RUNS)) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(FAULT),--fault "$(FAULT)")
 
 # On generated pictures with random weights: ratios, measured in one run.
 bench: install

@@ -151,14 +151,25 @@ def check_writable(out: Path) -> None:
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            for folder in (out, *(found for found in out.glob("*/*/*") if found.is_dir())):
-                sweep(folder)
+            _sweep_all(out)
             probe = temporary(out / "probe")
             try:
                 write_through(probe, b"\0" * 4096)
             finally:
                 with contextlib.suppress(OSError):
                     probe.unlink(missing_ok=True)
+
+
+def tidy(out: Path) -> None:
+    """Clear away killed runs' litter where a run has nothing to do, if that can be done."""
+    if any(out.glob(".*.tmp")) or any(out.glob("*/*/*/.*.tmp")):
+        with contextlib.suppress(OSError, HarnessError), locked(out):
+            _sweep_all(out)
+
+
+def _sweep_all(out: Path) -> None:
+    for folder in (out, *(found for found in out.glob("*/*/*") if found.is_dir())):
+        sweep(folder)
 
 
 def check_folder(folder: Path) -> None:

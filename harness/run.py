@@ -46,6 +46,7 @@ def run(
     progress = progress or Silent()
     todo = [cell for cell in cells if cell.reason is None and cell.done is None]
     if not todo:
+        records.tidy(options.out)
         return
     records.check_writable(options.out)
     registry = Registry.load(options.model_files, options.allow_code)

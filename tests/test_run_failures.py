@@ -68,6 +68,15 @@ def test_the_command_tells_it_with_status_1(
     assert "pixels" in shown.out and "Traceback" not in shown.err
 
 
+def test_a_run_with_nothing_to_do_removes_what_a_killed_one_left(broken: Path) -> None:
+    options = wanted(broken, ["chance"])
+    ((path, _),) = run(plan(options), options)
+    for litter in (path.with_name(".lost.parquet.1.tmp"), options.out / ".probe.1.tmp"):
+        litter.write_bytes(b"half of it")
+        assert not list(run(plan(options), options))
+        assert path.exists() and not litter.exists()
+
+
 def test_of_cells_that_share_a_pass_the_one_that_failed_is_named(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

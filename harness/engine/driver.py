@@ -76,6 +76,7 @@ def run(
     """As ``harness.run.run``, on Ray."""
     todo = [cell for cell in cells if cell.reason is None and cell.done is None]
     if not todo:
+        records.tidy(options.out)
         return
     records.check_writable(options.out)
     with connected(engine.address) as ray:

@@ -20,13 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faults import s3
-from faults.cases import Case, run_case
+from faults.cases import FAULTS, Case, faults_of, run_case
 from faults.cluster import started
 from faults.command import end_all
 from faults.place import in_a_namespace
 from faults.targets import OF_RAY, TARGETS, RayRuns, Target, make
 from faults.urls import UrlRuns
-from faults.world import make_world
+from faults.world import World, make_world
 
 Told = tuple[str, int, Case]
 """The target's name, the seed, and what came of it."""
@@ -69,33 +69,51 @@ def main() -> int:
     names = options.target.split(",")
     if unknown := [name for name in names if name not in TARGETS]:
         parser.error(f"no target {unknown[0]!r}: {', '.join(TARGETS)}")
+    if options.fault is not None and options.fault not in FAULTS:
+        parser.error(f"no fault {options.fault!r}: {', '.join(FAULTS)}")
     in_a_namespace()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warm()
     cases: list[Told] = []
     here = [name for name in names if name not in OF_RAY]
     there = [name for name in names if name in OF_RAY]
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
-        for of_ray, some in ((False, here), (True, there)):
-            if some:
-                world = make_world(folder / f"world{of_ray:d}", of_ray)
-                stack.callback(world.place.close)
-                stack.callback(end_all)
-                for name in some:
-                    target = make(name, world)
-                    if isinstance(target, UrlRuns):
-                        target.server = stack.enter_context(s3.started())
-                    if name == "ray":
-                        assert isinstance(target, RayRuns)
-                        target.cluster = stack.enter_context(started(folder / "nodes"))
-                    for case in _campaign(target, options):
-                        cases.append(case)
-    return summary(cases)
+    cut_short = False
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+            for of_ray, some in ((False, here), (True, there)):
+                if some:
+                    world = make_world(folder / f"world{of_ray:d}", of_ray)
+                    stack.callback(world.place.close)
+                    stack.callback(end_all)
+                    for name in some:
+                        target = _ready(name, world, stack)
+                        for case in _campaign(target, options):
+                            cases.append(case)
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as error:  # what has run is told all the same
+        print(error.code, file=sys.stderr)
+        cut_short = True
+    return max(summary(cases), int(cut_short))
+
+
+def _ready(name: str, world: World, stack: contextlib.ExitStack) -> Target:
+    """The target with the servers that it needs, which end with ``stack``."""
+    world.place.environment = {}
+    target = make(name, world)
+    if isinstance(target, UrlRuns):
+        target.server = stack.enter_context(s3.started())
+    if name == "ray":
+        assert isinstance(target, RayRuns)
+        target.cluster = stack.enter_context(started(world.root.parent / "nodes"))
+    return target
 
 
 def _campaign(target: Target, options: argparse.Namespace) -> Iterator[Told]:
     count = 0
+    if options.fault is not None and options.fault not in (there := faults_of(target)):
+        raise SystemExit(f"{target.name}: no fault {options.fault!r}: {', '.join(there)}")
     target.measure()
     end, seed = time.monotonic() + options.seconds, options.first
     if options.seed is not None:

@@ -23,6 +23,7 @@ OF_RAY = ("ray worker killed", "raylet killed", "two drivers")
 OF_URL = ("requests dropped", "busy", "half an answer", "slow", "dead", "two machines")
 OF_RUNS = ("worker killed", "store full", "store read-only", "two drivers", "cold")
 SPOILT = ("drop", "busy", "half", "slow")
+FAULTS = tuple(dict.fromkeys(KILLS + DISKS + OF_RAY + OF_URL + OF_RUNS))
 TRIES = 6
 """A fault that came after the end is no run: another moment is drawn, so many times."""
 
