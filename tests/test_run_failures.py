@@ -124,3 +124,20 @@ def test_a_head_that_was_not_trained_is_not_judged(
         list(run(cells, options))
     assert "no head" in str(failed.value)
     assert "the head to be judged was not trained" in str(failed.value)
+
+
+def test_a_decoding_process_that_dies_while_a_fold_works_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch tells it from a signal's handler, in the middle of whatever runs (make faults
+    TARGET=run SEED=1028)."""
+
+    def update(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed.")
+
+    monkeypatch.setattr("harness.tasks.lost.LostEvaluation.update", update)
+    command = ["run", "--task", "lost", "--model", "pixels", "--dataset", "scenes-demo"]
+    assert main([*command, "--limit", "3", "--workers", "0", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "a worker process died (DataLoader worker (pid 17)" in said
+    assert "--workers 1" in said and "Traceback" not in said

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from harness.data.dataset import Dataset, Dense
 from harness.data.joint import Labelled, look
 from harness.data.views import Crop, View
-from harness.errors import BadLabels, BadPicture, HarnessError
+from harness.errors import BadLabels, BadPicture, deaths_told
 
 PREFETCH = 4
 _TOGETHER, _RUNS_AHEAD = 4, 2
@@ -186,15 +186,8 @@ def by_workers(
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
-    try:
+    with deaths_told():
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise HarnessError(
-            f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
-            f"Fewer (--workers 1) need less, --workers 0 reads in this process"
-        ) from None
 
 
 def told(error: BadPicture, identity: str) -> str:

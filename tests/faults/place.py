@@ -67,14 +67,20 @@ class Place:
         return tree(self.out)
 
     def litter(self) -> list[str]:
-        """Temporary files that a command has left."""
+        """Temporary files that a command has left, but for the empty folders that Python leaves of
+        a killed process which shared memory (docs/faults.md)."""
         folders = self.out, self.store, self.temporary, self.root / "machines"
         found = [each for folder in folders for each in folder.rglob("*")]
         return [
             str(each.relative_to(self.root))
             for each in found
-            if each.name.endswith(".tmp") or each.parent == self.temporary
+            if each.name.endswith(".tmp")
+            or (each.parent == self.temporary and not _shared_nothing(each))
         ]
+
+
+def _shared_nothing(path: Path) -> bool:
+    return path.name.startswith("pymp-") and path.is_dir() and not any(path.iterdir())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
