@@ -67,7 +67,7 @@ class Place:
         return tree(self.out)
 
     def litter(self) -> list[str]:
-        """Temporary files that a command has left, but for the empty folders that Python leaves of
+        """Temporary files that a command has left, but for the folders that Python leaves of
         a killed process which shared memory (docs/faults.md)."""
         folders = self.out, self.store, self.temporary, self.root / "machines"
         found = [each for folder in folders for each in folder.rglob("*")]
@@ -75,12 +75,14 @@ class Place:
             str(each.relative_to(self.root))
             for each in found
             if each.name.endswith(".tmp")
-            or (each.parent == self.temporary and not _shared_nothing(each))
+            or (each.parent == self.temporary and not _of_shared_memory(each))
         ]
 
 
-def _shared_nothing(path: Path) -> bool:
-    return path.name.startswith("pymp-") and path.is_dir() and not any(path.iterdir())
+def _of_shared_memory(path: Path) -> bool:
+    if not (path.name.startswith("pymp-") and path.is_dir()):
+        return False
+    return all(each.is_socket() for each in path.iterdir())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
