@@ -234,8 +234,8 @@ def test_names_that_could_leave_the_folder_are_not_fetched(s3: str, machine: Mac
     assert files == [".lock", "lost.json", "lost.parquet"]
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main([*arguments]) == 2
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    assert main([*arguments]) == status
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error
@@ -324,7 +324,7 @@ def test_a_run_whose_storage_dies_keeps_the_result_and_sends_it_when_typed_again
     ]
     with monkeypatch.context() as broken:
         broken.setattr(remote.Remote, "write", dead)
-        assert "the same command uploads it" in fails(capsys, *run)
+        assert "the same command uploads it" in fails(capsys, *run, status=1)
     assert not [name for name in remote.at(s3).listing() if name.endswith(".json")]
     assert main(run) == 0
     told = capsys.readouterr().err
