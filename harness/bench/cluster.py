@@ -130,7 +130,7 @@ def _seconds(file: Path, datasets: Sequence[str], cpus: int | None, workers: int
                 models=[_MODEL],
                 datasets=datasets,
                 dataset_files=[file],
-                settings={"k": [20]},
+                settings={"k": [20], "resize": 128, "crop": 128},
                 out=Path(folder) / "results",
                 device="cpu",
                 workers=workers,
