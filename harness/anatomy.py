@@ -18,7 +18,7 @@ from harness.artifacts import Evidence, summary, weigh
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision, Read
 from harness.data.coverage import BACKGROUND, by_patch, in_boxes, inside, on_objects
-from harness.data.dataset import Dense, Role
+from harness.data.dataset import Dense, Role, places_by_id
 from harness.data.fixed_size import FixedSize
 from harness.data.views import View, WholePicture
 from harness.errors import HarnessError
@@ -101,7 +101,7 @@ class AnatomyEvaluation(Evaluation):
         self._seen = PatchAnatomy(
             len(self.layers), self.layers.index(self.reading), self._cutoff, self.protocol.border
         )
-        self._order = {sample.id: i for i, sample in enumerate(self._dataset.samples)}
+        self._order = places_by_id(self._dataset)
         self._rows: dict[str, NDArray[np.float64]] = {}
 
     def update(self, role: Role, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field, StrictInt, model_validator
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Precision
 from harness.collected import check_finite, collectors, several_classes
-from harness.data.dataset import Dataset, Role, Target
+from harness.data.dataset import Dataset, Role, Sample, Target
 from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.outliers import OutlierRule, RuleText
@@ -152,11 +152,7 @@ def check_classes(datasets: Mapping[Role, Dataset], needed: Sequence[Role]) -> N
             label = sample.target.label
             if label is None:
                 raise HarnessError(f"data set {dataset.name!r}: {sample.id} has no label")
-            if not 0 <= label < len(dataset.classes):
-                raise HarnessError(
-                    f"data set {dataset.name!r}: the label of {sample.id}, {label}, is none of the "
-                    f"{len(dataset.classes)} classes"
-                )
+            check_label(dataset, sample, label)
     if len({sample.target.label for sample in train.samples}) < 2:
         raise NotApplicable("its train split has pictures of one class only")
 
@@ -186,13 +182,18 @@ def check_further(head: Sequence[str], test: Dataset) -> None:
         )
     for sample in test.samples:
         for label in right_classes(sample.target):
-            if not 0 <= label < len(test.classes):
-                raise HarnessError(
-                    f"data set {test.name!r}: the label of {sample.id}, {label}, is none of the "
-                    f"{len(test.classes)} classes"
-                )
+            check_label(test, sample, label)
         if sample.target.label is None and sample.target.labels is None:
             raise HarnessError(f"data set {test.name!r}: {sample.id} has no label")
+
+
+def check_label(dataset: Dataset, sample: Sample, label: int) -> None:
+    """Raises ``HarnessError`` for a label of ``sample`` that is none of the classes."""
+    if not 0 <= label < len(dataset.classes):
+        raise HarnessError(
+            f"data set {dataset.name!r}: the label of {sample.id}, {label}, is none of the "
+            f"{len(dataset.classes)} classes"
+        )
 
 
 def right_classes(target: Target) -> tuple[int, ...]:

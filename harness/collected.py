@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.aggregates import UNCLEAR
-from harness.data.dataset import Dataset
+from harness.data.dataset import Dataset, places_by_id
 from harness.errors import HarnessError
 from harness.features.select import Selector
 from harness.features.store import Feature
@@ -171,7 +171,3 @@ def collectors(dataset: Dataset, selectors: Sequence[Selector], noting: bool) ->
     """One for each selector, of the pictures of one role."""
     order = places_by_id(dataset)
     return [Collector(dataset, each, noting, order) for each in selectors]
-
-
-def places_by_id(dataset: Dataset) -> dict[str, int]:
-    return {sample.id: place for place, sample in enumerate(dataset.samples)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.classification import TOP, joined, right_classes
-from harness.data.dataset import Role
+from harness.data.dataset import Role, places_by_id
 from harness.errors import HarnessError
 from harness.features.select import Selector
 from harness.heads import Head
@@ -57,7 +57,7 @@ class JudgedEvaluation(Evaluation):
     def __init__(self, context: Context[Any], head: Head, selectors: Sequence[Selector]) -> None:
         self._test, self._device = context.datasets["test"], context.device
         self._head, self._selectors = head, selectors
-        self._places = {sample.id: place for place, sample in enumerate(self._test.samples)}
+        self._places = places_by_id(self._test)
         self._right = [right_classes(sample.target) for sample in self._test.samples]
         rows = [head.classes.index(name) for name in self._test.classes]
         self._weights = head.tensors["weights"][rows].to(self._device)

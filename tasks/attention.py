@@ -23,7 +23,7 @@ from harness.aggregates import values
 from harness.backbone.architecture import Architecture
 from harness.backbone.layout import TokenLayout
 from harness.backbone.vit import Precision
-from harness.data.dataset import IGNORED, Dataset, Dense, Role, Target
+from harness.data.dataset import IGNORED, Dataset, Dense, Role, Target, places_by_id
 from harness.data.fixed_size import FixedSize
 from harness.data.views import Geometry, View, WholePicture
 from harness.discovery import objects
@@ -131,7 +131,7 @@ class AttentionEvaluation(Evaluation):
         self._source, self._rows = source_of(context.protocol, context.architecture.layout)
         test = context.datasets["test"]
         self._against = against(context.protocol, test)
-        self._order = {sample.id: place for place, sample in enumerate(test.samples)}
+        self._order = places_by_id(test)
         self._tables: dict[str, NDArray[np.float64]] = {}
         self._skipped = 0
 

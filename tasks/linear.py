@@ -30,7 +30,7 @@ from harness.classification import (
     view_of,
 )
 from harness.collected import NOTED, collectors
-from harness.data.dataset import Dataset, Role
+from harness.data.dataset import Dataset, Role, places_by_id
 from harness.data.views import RandomResizedCropFlip
 from harness.errors import HarnessError
 from harness.features.extract import out_of_memory
@@ -77,7 +77,7 @@ class LinearEvaluation(Evaluation):
             for role in kept_roles(context.protocol, context.datasets)
         }
         self._places = {
-            role: {sample.id: place for place, sample in enumerate(dataset.samples)}
+            role: places_by_id(dataset)
             for role, dataset in context.datasets.items()
             if role not in self._collectors
         }

@@ -37,6 +37,7 @@ from harness.dense.protocol import (
     Side,
     Stored,
     Streamed,
+    check_windows,
 )
 from harness.dense.reading import Reading
 from harness.dense.requests import NEEDED, check_splits, shelved, stored, streamed
@@ -103,8 +104,7 @@ class StreamedSegmentationProtocol(Streamed, SegmentationHeadProtocol):
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError(f"scale {list(self.scale)}: two numbers above 0, the lower first")
-        if self.stride > self.window:
-            raise ValueError(f"stride {self.stride}: windows of {self.window} would leave gaps")
+        check_windows(self.window, self.stride)
         return self
 
     def train_view(self, patch: int) -> SegmentationTraining:

@@ -21,6 +21,7 @@ from harness.classification import CollectedEvaluation
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.language.pictures import PictureProtocol, request_of, resolved, selector_of
+from harness.language.zero_shot import in_common
 from harness.probes.caption_ranking import ranks_of_own
 from harness.task import Context, MetricSpec, NotApplicable, Outcome, Task, TokenRequest
 
@@ -59,7 +60,6 @@ class TextRetrievalEvaluation(CollectedEvaluation[TextRetrievalProtocol]):
         places, features = collector.rows()
         if not len(places):
             raise HarnessError(f"data set {dataset.name!r}: none of its pictures could be used")
-        pictures = torch.nn.functional.normalize(text.project(features))
         said = [_captions(dataset, place, self._context.protocol) for place in places]
         template = self._context.protocol.template
         every = [template.replace("{}", caption) for captions in said for caption in captions]
@@ -67,11 +67,7 @@ class TextRetrievalEvaluation(CollectedEvaluation[TextRetrievalProtocol]):
         past = lengths.cumsum(0)
         own = torch.repeat_interleave(torch.arange(len(said)), lengths)
         captions, device = text.encode(every), self._context.device
-        if captions.shape[1] != pictures.shape[1]:
-            raise HarnessError(
-                f"{text.name}: its texts are of {captions.shape[1]} numbers, the model's pictures "
-                f"of {pictures.shape[1]}: they are not of one model (`text:`)"
-            )
+        pictures = in_common(text, features, captions)
         found = {
             "picture_to_text": ranks_of_own(
                 pictures, captions, past - lengths, past, max(KS), device

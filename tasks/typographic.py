@@ -18,7 +18,7 @@ from pydantic import Field, StrictBool
 
 from harness.backbone.architecture import Architecture
 from harness.classification import CollectedEvaluation, right_classes
-from harness.data.dataset import Dataset, Role
+from harness.data.dataset import Dataset, Role, places_by_id
 from harness.data.typographic import Ink, Place, WordPainted, check_words, right_of, wrong_class
 from harness.data.views import View
 from harness.errors import HarnessError
@@ -139,7 +139,7 @@ class TypographicEvaluation(CollectedEvaluation[WrittenProtocol], PicturedEvalua
         context = self._context
         dataset = context.datasets["test"]
         looks = TYPOGRAPHIC.looks(context.architecture, dataset, context.protocol)
-        places = {sample.id: place for place, sample in enumerate(dataset.samples)}
+        places = places_by_id(dataset)
         for identity in batch.ids:
             place = places[identity]
             picture, target = dataset.picture(place), dataset.samples[place].target

@@ -33,27 +33,27 @@ from harness.task import Context, MetricSpec, NotApplicable, Outcome, Task, Toke
 _TOP = (1, 5)
 
 
-class ZeroshotProtocol(PictureProtocol):
+class _ClassesByTexts(PictureProtocol):
+    """How texts stand for classes."""
+
+    version: str = "1.0"
+    prompts: Prompts = "own"
+    averaged: Literal["unit vectors, then of unit length again"] = (
+        "unit vectors, then of unit length again"
+    )
+
+
+class ZeroshotProtocol(_ClassesByTexts):
     """A picture is right where the nearest class is (one of) its own."""
 
     name: str = "zeroshot"
-    version: str = "1.0"
-    prompts: Prompts = "own"
-    averaged: Literal["unit vectors, then of unit length again"] = (
-        "unit vectors, then of unit length again"
-    )
     tie_break: Literal["lowest class"] = "lowest class"
 
 
-class MultilabelProtocol(PictureProtocol):
+class MultilabelProtocol(_ClassesByTexts):
     """Pictures that show several classes: each class ranks them by cosine."""
 
     name: str = "zeroshot-multilabel"
-    version: str = "1.0"
-    prompts: Prompts = "own"
-    averaged: Literal["unit vectors, then of unit length again"] = (
-        "unit vectors, then of unit length again"
-    )
     average_precision: Literal["11-point", "area"] = "11-point"
 
     @property

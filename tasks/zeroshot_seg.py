@@ -24,7 +24,7 @@ from harness.data.dataset import Dataset, Role
 from harness.data.joint import Interpolation
 from harness.data.segmentation_views import SlidingWindows
 from harness.dense.pictures import PictureEvaluation
-from harness.dense.protocol import FixedView, Side, Size
+from harness.dense.protocol import FixedView, Side, Size, check_windows
 from harness.dense.text_classes import (
     Background,
     Templates,
@@ -95,8 +95,7 @@ class WindowsProtocol(ZeroShotSegmentationProtocol):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.stride > self.window:
-            raise ValueError(f"stride {self.stride}: windows of {self.window} would leave gaps")
+        check_windows(self.window, self.stride)
         return self
 
     def view(self, patch: int) -> SlidingWindows:

@@ -4,6 +4,7 @@ without a backbone, and small folders of pictures."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,18 @@ def clusters(
 
 
 def batch(role: Role, rows: list[int], selected: dict[Selector, Selected]) -> Batch:
+    return batch_of([f"{role}/{row}" for row in rows], selected)
+
+
+def batch_of(ids: Sequence[str], selected: dict[Selector, Selected]) -> Batch:
+    """One crop each of the pictures called so, and what the feature store would bring of them."""
     return Batch(
         tokens={},
         attention={},
-        ids=tuple(f"{role}/{row}" for row in rows),
-        targets=tuple(Target() for _ in rows),
-        sample=tuple(range(len(rows))),
-        geometry=(GEOMETRY,) * len(rows),
+        ids=tuple(ids),
+        targets=tuple(Target() for _ in ids),
+        sample=tuple(range(len(ids))),
+        geometry=(GEOMETRY,) * len(ids),
         selected=selected,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from captioned import captioned
+from classified import batch_of
 from fake_texts import FakeTexts, KnownTexts, with_text
 from harness.tasks.text_retrieval import TEXT_RETRIEVAL, TextRetrievalEvaluation
 from tiny import ARCHITECTURE
@@ -14,16 +15,14 @@ from tiny import ARCHITECTURE
 from harness import aggregates, evaluate
 from harness.cli import main
 from harness.data.dataset import Dataset, Sample, Target
-from harness.data.views import Geometry
 from harness.errors import HarnessError
 from harness.features.select import Selected
 from harness.records import read_columns
 from harness.schema import Record
-from harness.task import Batch, Context, NotApplicable, Outcome
+from harness.task import Context, NotApplicable, Outcome
 
 PLAIN = TEXT_RETRIEVAL.protocols["text-retrieval"]
 SMALL = PLAIN.changed({"size": 56})
-GEOMETRY = Geometry((70, 70), (70, 70), (0, 0, 70, 70), (0, 0, 0, 0))
 
 
 class Named(Dataset):
@@ -55,18 +54,8 @@ def started(dataset: Named, text: FakeTexts, protocol: object = SMALL) -> TextRe
 
 def feed(evaluation: TextRetrievalEvaluation, values: torch.Tensor, rows: list[int]) -> None:
     there = torch.ones(len(rows), dtype=torch.bool)
-    evaluation.update(
-        "test",
-        Batch(
-            tokens={},
-            attention={},
-            ids=tuple(f"picture {row}" for row in rows),
-            targets=tuple(Target() for _ in rows),
-            sample=tuple(range(len(rows))),
-            geometry=(GEOMETRY,) * len(rows),
-            selected={evaluation._selectors[0]: Selected(values[rows], there)},
-        ),
-    )
+    selected = {evaluation._selectors[0]: Selected(values[rows], there)}
+    evaluation.update("test", batch_of([f"picture {row}" for row in rows], selected))
 
 
 def scored(dataset: Named, features: torch.Tensor, text: FakeTexts, **settings: object) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classified import batch_of
 from fake_texts import FakeTexts, KnownTexts, with_text
 from harness.tasks.typographic import TYPOGRAPHIC, TypographicEvaluation
 from tiny import ARCHITECTURE
@@ -16,7 +17,7 @@ from tiny import ARCHITECTURE
 from harness import evaluate
 from harness.data.dataset import Dataset, Labels, Role, Sample, Target
 from harness.data.typographic import WordPainted, wrong_class
-from harness.data.views import CentreCrop, Geometry
+from harness.data.views import CentreCrop
 from harness.errors import HarnessError
 from harness.features.loading import view_seed
 from harness.features.select import Selected
@@ -26,11 +27,10 @@ from harness.pictured.contract import Shown
 from harness.pictured.panels import draw
 from harness.records import find, read_columns
 from harness.schema import Record
-from harness.task import Batch, Context, NotApplicable, Outcome
+from harness.task import Context, NotApplicable, Outcome
 
 PAINTED = TYPOGRAPHIC.protocols["typographic"].changed({"size": 56, "prompts": "plain"})
 WRITTEN = TYPOGRAPHIC.protocols["typographic-written"].changed({"size": 56, "prompts": "plain"})
-GEOMETRY = Geometry((70, 70), (70, 70), (0, 0, 70, 70), (0, 0, 0, 0))
 CLASSES = ("cat", "dog", "cow", "pig")
 
 
@@ -65,18 +65,8 @@ def feed(
     evaluation: TypographicEvaluation, role: Role, values: torch.Tensor, rows: list[int]
 ) -> None:
     there = torch.ones(len(rows), dtype=torch.bool)
-    evaluation.update(
-        role,
-        Batch(
-            tokens={},
-            attention={},
-            ids=tuple(f"picture {row}" for row in rows),
-            targets=tuple(Target() for _ in rows),
-            sample=tuple(range(len(rows))),
-            geometry=(GEOMETRY,) * len(rows),
-            selected={evaluation._selectors[0]: Selected(values[rows], there)},
-        ),
-    )
+    selected = {evaluation._selectors[0]: Selected(values[rows], there)}
+    evaluation.update(role, batch_of([f"picture {row}" for row in rows], selected))
 
 
 def features(count: int, seed: int = 1) -> dict[Role, torch.Tensor]:

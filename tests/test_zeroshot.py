@@ -156,6 +156,11 @@ def test_wrong_use_is_exit_status_2_and_one_message(
     assert said in error and "Traceback" not in error
 
 
+def on_painted(texted: Path, data: Path, out: Path) -> list[str]:
+    arguments = ["--models", str(texted), "--datasets", str(data), "--out", str(out)]
+    return [*arguments, "--task", "zeroshot", "--model", "tiny", "--dataset", "painted", *SMALL]
+
+
 def test_without_open_clip_that_is_said_before_pictures_are_read(
     texted: Path,
     data: Path,
@@ -164,8 +169,7 @@ def test_without_open_clip_that_is_said_before_pictures_are_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(source, "find_spec", lambda name: None)
-    arguments = ["--models", str(texted), "--datasets", str(data), "--out", str(tmp_path / "out")]
-    arguments += ["--task", "zeroshot", "--model", "tiny", "--dataset", "painted", *SMALL]
+    arguments = on_painted(texted, data, tmp_path / "out")
     assert cli.main(["run", *arguments]) == 2
     assert "pip install 'vit-harness[openclip]'" in capsys.readouterr().err
 
@@ -190,8 +194,7 @@ def test_prompts_that_cannot_be_are_refused_before_anything_runs(
 
     file = tmp_path / "mine.yaml"
     file.write_text(text % CLASSES[:2] if "%s" in text else text)
-    arguments = ["--models", str(texted), "--datasets", str(data), "--out", str(tmp_path / "out")]
-    arguments += ["--task", "zeroshot", "--model", "tiny", "--dataset", "painted", *SMALL]
+    arguments = on_painted(texted, data, tmp_path / "out")
     assert cli.main(["run", *arguments, "--set", f"prompts={file}"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.engine.connection import connected
 from harness.errors import HarnessError
 from harness.features.store import SHARD
 from harness.options import Options
@@ -81,36 +82,10 @@ def cluster(pictures: int | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def ray_with(cores: int) -> Iterator[None]:
-    """Ray on this machine with so many cores. Raises ``HarnessError`` where it is not installed."""
-    import logging
-
-    from harness.engine.connection import quiet
-
-    quiet()
-    try:
-        import ray
-    except ImportError:
-        raise HarnessError("this bench needs Ray: pip install 'vit-harness[cluster]'") from None
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
 def _warm(cores: int, first: Callable[[], float]) -> Iterator[float]:
     """Ray with so many cores, warmed up by ``first``; how long both took."""
     began = time.perf_counter()
-    with ray_with(cores):
+    with connected(None, num_cpus=cores, num_gpus=0):
         first()
         yield time.perf_counter() - began
 

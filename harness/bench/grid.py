@@ -4,7 +4,6 @@ the engine ``ray`` grows with the grid."""
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness import records
-from harness.bench.cluster import ray_with
+from harness.bench.memory import in_use
+from harness.engine.connection import connected
 from harness.errors import HarnessError
 from harness.options import Options
 from harness.plan import Cell, plan
@@ -37,7 +39,7 @@ def grid() -> dict[str, Any]:
     that are done (one is run, the others are its record under their names): the seconds in which a
     run finds that out; it reads every record and hashes its table.
     """
-    with _options(*_GRID) as options, ray_with(2):
+    with _options(*_GRID) as options, connected(None, num_cpus=2, num_gpus=0):
         cells = plan(options)
         held, began = _run_on_ray(cells, options)
         seconds = time.perf_counter() - began
@@ -92,15 +94,11 @@ def _run_on_ray(cells: list[Cell], options: Options) -> tuple[list[float], float
     from harness.engine.driver import run as run_on_ray
 
     began = time.perf_counter()
-    held = [_resident() for _ in run_on_ray(cells, options, Engine(cpus=1))]
+    here = torch.device("cpu")
+    held = [in_use(here) / 2**20 for _ in run_on_ray(cells, options, Engine(cpus=1))]
     if len(held) != len(cells):
         raise HarnessError(f"harness bench grid: {len(held)} of {len(cells)} cells came back")
     return held, began
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _copy(path: Path, options: Options) -> None:

@@ -38,13 +38,13 @@ def measured(work: Callable[[], T], place: torch.device) -> Measured[T]:
     """The most bytes in use meanwhile: of the process, or of the GPU as its driver counts them,
     because not all (faiss) allocate through torch."""
     _let_go(place)
-    before = peak = _in_use(place)
+    before = peak = in_use(place)
     done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(_EVERY):
-            peak = max(peak, _in_use(place))
+            peak = max(peak, in_use(place))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -57,7 +57,7 @@ def measured(work: Callable[[], T], place: torch.device) -> Measured[T]:
     finally:
         done.set()
         watcher.join()
-    return Measured(seconds, max(peak, _in_use(place)) - before, result)
+    return Measured(seconds, max(peak, in_use(place)) - before, result)
 
 
 def _let_go(place: torch.device) -> None:
@@ -68,7 +68,8 @@ def _let_go(place: torch.device) -> None:
         libc.malloc_trim(0)
 
 
-def _in_use(place: torch.device) -> int:
+def in_use(place: torch.device) -> int:
+    """Bytes: of the process, or of the GPU."""
     if place.type == "cuda":
         free, total = torch.cuda.mem_get_info(place)
         return total - free

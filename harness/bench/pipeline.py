@@ -14,7 +14,7 @@ from harness.backbone.sources import load_backbone
 from harness.backbone.vit import Backbone, Precision, Read
 from harness.bench.clock import timed
 from harness.data.catalog import Catalog
-from harness.data.dataset import Dataset, First
+from harness.data.dataset import Dataset, First, places_by_id
 from harness.data.views import WholePicture
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, normalise, stream
@@ -58,7 +58,7 @@ def extract(options: Options, precision: Precision = "fp32") -> dict[str, Any]:
     )
     count = processes(options.workers)
     order = list(range(len(pictures.samples)))
-    places = {sample.id: index for index, sample in enumerate(pictures.samples)}
+    places = places_by_id(pictures)
     _warm_up(backbone, wanted, pictures)
     tally = Tally(options.batch_size)
     batches: list[tuple[int, ...]] = []

@@ -8,7 +8,6 @@ chooses. The size of a picture is what the JSON says.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 
 from harness.data.captions import Described, open_described
 from harness.data.dataset import MOST_PIXELS, Boxes, Sample, Target, safe_relative
-from harness.data.files import FileDataset, Listing, read_lines
+from harness.data.files import FileDataset, Listing, check_sha256, read_lines
 from harness.data.json_files import read_json
 from harness.errors import HarnessError
 
@@ -66,7 +65,12 @@ def read_coco(
     split = folder.name
     if list_file is not None:
         chosen = root / safe_relative(list_file, "list")
-        check_list(chosen, list_sha256)
+        if list_sha256 is not None:
+            check_sha256(
+                chosen,
+                list_sha256,
+                "another list than the data set is defined by; remove it and fetch it again",
+            )
         found = _choose(chosen, path, found)
         split = chosen.stem
     samples = [
@@ -110,21 +114,6 @@ def read_coco_captions(name: str, root: Path, images: str, annotations: str) -> 
         for image in found
     ]
     return open_described(name, folder.name, root / folder, rows, path)
-
-
-def check_list(path: Path, sha256: str | None) -> None:
-    """Raise ``HarnessError`` unless the list at ``path`` has this digest (None: any will do)."""
-    if sha256 is None:
-        return
-    try:
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
-    if actual != sha256:
-        raise HarnessError(
-            f"{path}: sha256 {actual}, not {sha256}: another list than the data set is defined by; "
-            "remove it and fetch it again"
-        )
 
 
 class _Place:

@@ -186,6 +186,11 @@ class Dataset:
         return any(sample.target.boxes is not None for sample in self.samples)
 
 
+def places_by_id(dataset: Dataset) -> dict[str, int]:
+    """Where each picture stands in the data set's order."""
+    return {sample.id: place for place, sample in enumerate(dataset.samples)}
+
+
 class First(Dataset):
     """The first ``count`` pictures of another data set, in its order (``--limit``)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -81,6 +82,17 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise BadPicture(f"{path}: no such {what}") from None
     except OSError as error:
         raise BadPicture(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def check_sha256(path: Path, expected: str, otherwise: str) -> None:
+    """Raises ``HarnessError`` for a file that cannot be read, or is another than the ``expected``:
+    ``otherwise`` says what that means."""
+    try:
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
+    if actual != expected:
+        raise HarnessError(f"{path}: sha256 {actual}, not {expected}: {otherwise}")
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -21,18 +21,24 @@ def read_json(path: Path, without: str, expected: str) -> dict[str, Any]:
         found.pop(without, None)
         return found
 
+    data = load_json(path, object_hook=shed, parse_constant=_refuse)
+    if not isinstance(data, dict):
+        raise HarnessError(f"{path}: a mapping with {expected} was expected")
+    return data
+
+
+def load_json(path: Path, **how: Any) -> Any:
+    """What a JSON file holds; ``how`` as ``json.load`` has it. Raises ``HarnessError`` for a file
+    that is not there, cannot be read, or is no JSON."""
     try:
         with path.open("rb") as file:
-            data = json.load(file, object_hook=shed, parse_constant=_refuse)
+            return json.load(file, **how)
     except FileNotFoundError:
         raise HarnessError(f"{path}: no such file") from None
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise HarnessError(f"{path}: a mapping with {expected} was expected")
-    return data
 
 
 def parse_line(text: str, where: str) -> dict[str, Any]:

@@ -8,15 +8,15 @@ in ``imlist``: ``easy``, ``hard``, ``junk``. The gallery is the role train, the 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.data.dataset import SUFFIXES, Query, Role, Sample, Target, header_size, safe_relative
 from harness.data.files import FileDataset
+from harness.data.json_files import load_json
 from harness.data.pictures import find_pictures
 from harness.data.plain_pickle import read_plain
 from harness.errors import HarnessError
@@ -72,18 +72,7 @@ def read_revisited(
     }
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise HarnessError(f"{path}: no such file") from None
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{path}: not JSON: {error}") from None
-
-
-_READ = {".pkl": read_plain, ".json": _read_json}
+_READ: Mapping[str, Callable[[Path], Any]] = {".pkl": read_plain, ".json": load_json}
 
 
 class _Annotations:

@@ -7,7 +7,6 @@ resized and cut, so that no letter is cut off. All that is drawn is drawn from (
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Target
+from harness.data.files import check_sha256
 from harness.data.views import Crop, View
 from harness.errors import HarnessError
 from harness.nano.draw import Draw
@@ -208,15 +208,11 @@ def _font_file() -> Path:
     if found is None or found.origin is None:
         raise HarnessError(f"{FONT} comes with matplotlib, which is not installed")
     path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / FONT
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
-    if digest != FONT_SHA256:
-        raise HarnessError(
-            f"{path}: sha256 {digest}, not {FONT_SHA256}: another font than words are painted in "
-            "here; install matplotlib's own"
-        )
+    check_sha256(
+        path,
+        FONT_SHA256,
+        "another font than words are painted in here; install matplotlib's own",
+    )
     return path
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.dataset import Role
+from harness.data.dataset import Role, places_by_id
 from harness.dense.judge import Judge, Row
 from harness.dense.pictures import PictureEvaluation
 from harness.dense.protocol import HeadProtocol, Stored, Streamed
@@ -81,10 +81,10 @@ class HeadEvaluation(PictureEvaluation[H]):
             name = self._context.datasets[role].name
             self._step(self._trained, self._reading.of_batch(batch, name), labels)
             return
-        samples = self._context.datasets[role].samples
+        dataset = self._context.datasets[role]
         if role not in self._shelves:
-            self._shelves[role] = Shelf(len(samples))
-            self._places[role] = {sample.id: place for place, sample in enumerate(samples)}
+            self._shelves[role] = Shelf(len(dataset.samples))
+            self._places[role] = places_by_id(dataset)
         places = [self._places[role][batch.ids[picture]] for picture in batch.sample]
         self._shelves[role].add(places, [*self._reading.kept(batch), labels])
 

@@ -115,6 +115,12 @@ class Streamed(BaseModel):
     selected_on: Literal["test"] = "test"
 
 
+def check_windows(window: int, stride: int) -> None:
+    """Raises ``ValueError`` where windows so far apart leave gaps."""
+    if stride > window:
+        raise ValueError(f"stride {stride}: windows of {window} would leave gaps")
+
+
 class FixedView(BaseModel):
     """Beside other fields: patches of one view of each picture, which the feature store keeps."""
 

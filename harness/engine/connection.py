@@ -14,24 +14,25 @@ from typing import Any
 from harness.errors import HarnessError
 
 
-def quiet() -> None:
+def _quiet() -> None:
     """Set in the environment, before Ray starts, what keeps it to this machine and this run."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """Ray: the cluster at ``address``, or one of this machine that is started for this run, unless
-    the program has connected itself. Raises ``HarnessError`` where there is none."""
-    quiet()
+def connected(address: str | None, **resources: int) -> Iterator[Any]:
+    """Ray: the cluster at ``address``, or one of this machine (of those ``resources``, say
+    ``num_cpus``) that is started for this run, unless the program has connected itself. Raises
+    ``HarnessError`` where there is none."""
+    _quiet()
     try:
         import ray
     except ImportError:
         raise HarnessError("--engine ray needs Ray: pip install 'vit-harness[cluster]'") from None
     ours = not ray.is_initialized()
     if ours:
-        where: dict[str, Any] = {"address": address or "local"}
+        where: dict[str, Any] = {"address": address or "local", **resources}
         if address is None:
             where["include_dashboard"] = False
         try:

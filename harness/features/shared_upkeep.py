@@ -25,10 +25,7 @@ _Objects = dict[str, Object]
 
 def kept_there(remote: Remote) -> list[Kept]:
     """Every key, the last used first. Raises ``HarnessError``."""
-    keys = _keys(remote.listing())
-    return sorted(
-        in_parallel(lambda each: _kept(remote, *each), keys.items()), key=lambda one: -one.used
-    )
+    return _by_use(remote, _keys(remote.listing()))
 
 
 def verify_there(remote: Remote, repair: bool = False) -> list[Damage]:
@@ -49,27 +46,38 @@ def verify_there(remote: Remote, repair: bool = False) -> list[Damage]:
 def prune_there(remote: Remote, most: int) -> list[Kept]:
     """Remove the keys that were not used for longest until at most ``most`` bytes are left; give
     those that were removed. A use is noted once a day. Raises ``HarnessError``."""
-    keys = _keys(remote.listing())
-    every = kept_there(remote)
+    return _prune(remote, _keys(remote.listing()), most)
+
+
+def clear_there(remote: Remote) -> list[Kept]:
+    """Remove every key and every cut-off, and this machine's copies; give the keys. Raises
+    ``HarnessError``."""
+    listing = remote.listing()
+    removed = _prune(remote, _keys(listing), -1)
+    _remove(remote, [name for name in listing if _CUTOFF.fullmatch(name)])
+    make_room(local_folder("features", remote.url), -1)
+    return removed
+
+
+def _prune(remote: Remote, keys: dict[str, _Objects], most: int) -> list[Kept]:
+    every = _by_use(remote, keys)
     total = sum(one.bytes for one in every)
     removed = []
     while every and total > most:
         one = every.pop()
         key = one.folder.name
-        names = sorted(keys.get(key, {}), key=lambda name: (name != MANIFEST, name))
+        names = sorted(keys[key], key=lambda name: (name != MANIFEST, name))
         _remove(remote, [f"{key}/{name}" for name in names])
         total -= one.bytes
         removed.append(one)
     return removed
 
 
-def clear_there(remote: Remote) -> list[Kept]:
-    """Remove every key and every cut-off, and this machine's copies; give the keys. Raises
-    ``HarnessError``."""
-    removed = prune_there(remote, -1)
-    _remove(remote, [name for name in remote.listing() if _CUTOFF.fullmatch(name)])
-    make_room(local_folder("features", remote.url), -1)
-    return removed
+def _by_use(remote: Remote, keys: dict[str, _Objects]) -> list[Kept]:
+    """What is known of every key, the last used first."""
+    return sorted(
+        in_parallel(lambda each: _kept(remote, *each), keys.items()), key=lambda one: -one.used
+    )
 
 
 def _keys(listing: _Objects) -> dict[str, _Objects]:

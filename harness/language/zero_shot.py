@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.backbone.arithmetic import exact_float32
-from harness.classification import right_classes
+from harness.classification import check_label, right_classes
 from harness.data.dataset import Dataset, Role
 from harness.errors import HarnessError
 from harness.language.texts import Texts
@@ -37,11 +37,7 @@ def check_labels(datasets: Mapping[Role, Dataset]) -> None:
         if sample.target.label is None and sample.target.labels is None:
             raise HarnessError(f"data set {test.name!r}: {sample.id} has no label")
         for label in right_classes(sample.target):
-            if not 0 <= label < len(test.classes):
-                raise HarnessError(
-                    f"data set {test.name!r}: the label of {sample.id}, {label}, is none of the "
-                    f"{len(test.classes)} classes"
-                )
+            check_label(test, sample, label)
 
 
 def cosines(text: Texts, features: Tensor, vectors: Tensor) -> Tensor:
@@ -50,14 +46,20 @@ def cosines(text: Texts, features: Tensor, vectors: Tensor) -> Tensor:
     parts = []
     with exact_float32():
         for first in range(0, len(features), _BLOCK):
-            projected = text.project(features[first : first + _BLOCK])
-            if projected.shape[1] != vectors.shape[1]:
-                raise HarnessError(
-                    f"{text.name}: its texts are of {vectors.shape[1]} numbers, the model's "
-                    f"pictures of {projected.shape[1]}: they are not of one model (`text:`)"
-                )
-            parts.append(torch.nn.functional.normalize(projected, dim=1) @ vectors.T)
+            parts.append(in_common(text, features[first : first + _BLOCK], vectors) @ vectors.T)
     return torch.cat(parts) if parts else torch.zeros(0, len(vectors))
+
+
+def in_common(text: Texts, features: Tensor, vectors: Tensor) -> Tensor:
+    """``features [n, D]`` in the space of ``vectors [C, E]``: ``[n, E]`` of unit length. Raises
+    ``HarnessError`` where the projection leads elsewhere."""
+    projected = text.project(features)
+    if projected.shape[1] != vectors.shape[1]:
+        raise HarnessError(
+            f"{text.name}: its texts are of {vectors.shape[1]} numbers, the model's "
+            f"pictures of {projected.shape[1]}: they are not of one model (`text:`)"
+        )
+    return torch.nn.functional.normalize(projected, dim=1)
 
 
 def ranks(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from harness.errors import BadPicture, HarnessError
 from harness.features.loading import by_workers, told
 from harness.language.nano_words import Words
 from harness.nano.crops import plain_crop
-from harness.nano.decoded import Decoded, one_thread, order, processes
+from harness.nano.decoded import Decoded, Order, one_thread, processes
 from harness.nano.draw import Draw
 from harness.nano.recipe import Recipe
 
@@ -92,18 +92,14 @@ class _Steps(TorchDataset[Any]):
         self._recipe, self._dataset = recipe, dataset
         self._captions, self._words = captions, words
         self._decoded = Decoded(dataset, shared)
-        self._epoch, self._order = -1, [0]
+        self._order = Order(recipe.seed, len(dataset.samples), recipe.batch_size)
 
     def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | str:
         recipe = self._recipe
-        size = recipe.batch_size
-        pictures = len(self._dataset.samples)
-        epoch, place = divmod(step, pictures // size)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(recipe.seed, epoch, pictures)
+        epoch, chosen = self._order.of(step)
         crops, texts = [], []
         with one_thread():
-            for index in self._order[place * size : (place + 1) * size]:
+            for index in chosen:
                 draw = Draw(recipe.seed, epoch, index, _STREAM)
                 texts.append(draw.choice(self._captions[index]))
                 try:

@@ -52,6 +52,22 @@ class Decoded:
         return kept
 
 
+class Order:
+    """Which pictures a step sees: each epoch all of them once, in an order of its own, but for
+    those that fill no batch."""
+
+    def __init__(self, seed: int, pictures: int, batch_size: int) -> None:
+        self._seed, self._pictures, self._size = seed, pictures, batch_size
+        self._epoch, self._order = -1, [0]
+
+    def of(self, step: int) -> tuple[int, list[int]]:
+        """The epoch of a step, and its pictures."""
+        epoch, place = divmod(step, self._pictures // self._size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(self._seed, epoch, self._pictures)
+        return epoch, self._order[place * self._size : (place + 1) * self._size]
+
+
 def order(seed: int, epoch: int, pictures: int) -> list[int]:
     """All pictures once, in the order of ``epoch``."""
     shuffled = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pictures)

@@ -20,7 +20,7 @@ from harness.data.dataset import Dataset
 from harness.errors import BadPicture
 from harness.features.loading import by_workers, told
 from harness.nano.crops import make_crops
-from harness.nano.decoded import Decoded, one_thread, order, processes
+from harness.nano.decoded import Decoded, Order, one_thread, processes
 from harness.nano.distillation import draw_masks
 from harness.nano.recipe import Recipe
 
@@ -60,16 +60,11 @@ class _Steps(TorchDataset[Any]):
     def __init__(self, recipe: Recipe, dataset: Dataset, shared: bool) -> None:
         self._recipe, self._dataset = recipe, dataset
         self._decoded = Decoded(dataset, shared)
-        self._epoch, self._order = -1, [0]
+        self._order = Order(recipe.seed, len(dataset.samples), recipe.batch_size)
 
     def __getitem__(self, step: int) -> _Arrays | str:
         recipe = self._recipe
-        size = recipe.batch_size
-        pictures = len(self._dataset.samples)
-        epoch, place = divmod(step, pictures // size)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(recipe.seed, epoch, pictures)
-        chosen = self._order[place * size : (place + 1) * size]
+        epoch, chosen = self._order.of(step)
         crops = []
         with one_thread():
             for index in chosen:

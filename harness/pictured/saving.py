@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.atomic import explained, locked, replace, sweep
 from harness.backbone.vit import Backbone
+from harness.data.dataset import places_by_id
 from harness.errors import HarnessError
 from harness.features.extract import Pass, Tally, out_of_memory, stream
 from harness.features.loading import processes
@@ -49,7 +50,7 @@ def save_predictions(
     standing = evaluation.standing()
     left = {choice.id: choice for choice in choose(standing, options.save_predictions)}
     dataset = cell.dataset.roles["test"]
-    places = {sample.id: place for place, sample in enumerate(dataset.samples)}
+    places = places_by_id(dataset)
     if strange := left.keys() - places.keys():
         raise HarnessError(f"task {cell.task.name}: {min(strange)!r} is none of its test pictures")
     again = _Again(backbone, cell, repeat, cutoffs, options, progress)

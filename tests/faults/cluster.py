@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from faults.child import Child, running
 
 MARK = "FAULTS_CLUSTER"
 
@@ -21,22 +22,9 @@ class Cluster:
     """The process that holds the nodes. ``address`` is what drivers connect to, ``mark`` stands in
     the environment of every process, ``temporary`` is where workers keep what is for a while."""
 
-    def __init__(self, process: subprocess.Popen[str], mark: str, temporary: Path) -> None:
-        self._process, self.mark, self.temporary = process, mark, temporary
-        self.address = self._line()
-
-    def tell(self, what: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        self._line()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("cluster: "):
-                return line.split()[1]
-        raise SystemExit("make faults: Ray cannot be started here")
+    def __init__(self, child: Child, mark: str, temporary: Path) -> None:
+        self.tell, self.mark, self.temporary = child.tell, mark, temporary
+        self.address = child.said
 
 
 @contextlib.contextmanager
@@ -46,19 +34,8 @@ def started(folder: Path) -> Iterator[Cluster]:
     for each in (temporary, ray):
         each.mkdir(parents=True)
     own = {"TMPDIR": str(temporary), "RAY_TMPDIR": str(ray), MARK: str(folder)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "faults.cluster"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **own},
-    ) as process:
-        try:
-            yield Cluster(process, f"{MARK}={folder}", temporary)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(60)
+    with running("cluster", own, "Ray cannot be started here") as child:
+        yield Cluster(child, f"{MARK}={folder}", temporary)
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from faults.child import Child, running
 
 BUCKET = "faults"
 SECRET = "kept-to-itself-4711"
@@ -26,48 +27,24 @@ _SLOW_SECONDS = 0.5
 class Server:
     """The process. ``environment`` is what commands find it by."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, child: Child) -> None:
+        self.tell = child.tell
         self.environment = {
-            "AWS_ENDPOINT_URL": self._line(),
+            "AWS_ENDPOINT_URL": child.said,
             "AWS_ACCESS_KEY_ID": f"id-{SECRET}",
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "HARNESS_CACHE": f"s3://{BUCKET}/features",
         }
 
-    def tell(self, what: str) -> None:
-        """Also from a process that was forked from this one."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        self._line()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("s3: "):
-                return line.split()[1]
-        raise SystemExit("make faults: no S3 server here: pip install 'moto[server,s3]' s3fs")
-
 
 @contextlib.contextmanager
 def started() -> Iterator[Server]:
     tests = Path(__file__).resolve().parent.parent
     path = os.pathsep.join([str(tests), str(tests / "storage"), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
-        [sys.executable, "-m", "faults.s3"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    ) as process:
-        try:
-            yield Server(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(60)
+    lacking = "no S3 server here: pip install 'moto[server,s3]' s3fs"
+    with running("s3", {"PYTHONPATH": path}, lacking) as child:
+        yield Server(child)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken_off import Killed, KilledAfter, log
 from torch import Tensor
 
 from harness.cli import main
@@ -72,10 +72,6 @@ def dataset() -> ScenesDataset:
 
 def model(recipe: Recipe) -> Contrast:
     return Clip(recipe, dataset(), torch.device("cpu")).model
-
-
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 # ----------------------------------------------------------------------------------------- the loss
@@ -224,20 +220,6 @@ def test_a_crop_is_a_part_of_the_picture_neither_mirrored_nor_tinted() -> None:
 
 
 # ------------------------------------------------------------------------------------- it goes on
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
-
-
-class KilledAfter(Silent):
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def advance(self, pictures: int) -> None:
-        self._left -= 1
-        if not self._left:
-            raise Killed
 
 
 def test_a_killed_run_ends_with_the_same_bits(recipe: Make, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken_off import Killed, KilledAfter, log
 from PIL import Image
 
 from harness.data.generated import paint
@@ -84,22 +84,6 @@ def recipe(pictures: Path, tmp_path: Path) -> Make:
     return make
 
 
-class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
-
-
-class KilledAfter(Silent):
-    """Ends the process, as it were, once ``steps`` batches are done."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def advance(self, pictures: int) -> None:
-        self._left -= 1
-        if not self._left:
-            raise Killed
-
-
 def state(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = torch.load(folder / "training.pt", weights_only=True)
     return loaded
@@ -114,10 +98,6 @@ def equal(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
     return bool(one == other)
-
-
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 # ---------------------------------------------------------------------------------- it learns

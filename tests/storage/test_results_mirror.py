@@ -234,6 +234,9 @@ def test_names_that_could_leave_the_folder_are_not_fetched(s3: str, machine: Mac
     assert files == [".lock", "lost.json", "lost.parquet"]
 
 
+RUN = ["run", "--task", "lost", "--model", "chance", "--dataset", "scenes-demo", "--limit", "20"]
+
+
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
     assert main([*arguments]) == status
     error = capsys.readouterr().err
@@ -266,17 +269,7 @@ def test_a_run_and_tables_on_a_url(
 ) -> None:
     out = f"{s3}/results"
     run = [
-        *(
-            "run",
-            "--task",
-            "lost",
-            "--model",
-            "chance",
-            "--dataset",
-            "scenes-demo",
-            "--limit",
-            "20",
-        ),
+        *RUN,
         *("--workers", "0", "--no-store", "--out", out, "--json"),
     ]
     assert main(run) == 0
@@ -309,17 +302,7 @@ def test_a_run_whose_storage_dies_keeps_the_result_and_sends_it_when_typed_again
         plain(self, name, data)
 
     run = [
-        *(
-            "run",
-            "--task",
-            "lost",
-            "--model",
-            "chance",
-            "--dataset",
-            "scenes-demo",
-            "--limit",
-            "20",
-        ),
+        *RUN,
         *("--workers", "0", "--no-store", "--out", s3),
     ]
     with monkeypatch.context() as broken:
