@@ -12,10 +12,14 @@ from classified import colours
 
 from harness import evaluate
 from harness.aggregates import values
+from harness.backbone.vit import Backbone
 from harness.cli import main
 from harness.errors import HarnessError
+from harness.options import Options
+from harness.plan import plan
 from harness.records import read_columns
 from harness.repeats import over_seeds
+from harness.run import run
 from harness.schema import Record, record_path
 from harness.task import MetricSpec, Outcome
 
@@ -151,6 +155,38 @@ def test_what_a_seed_does_not_move_is_read_once(go: Any) -> None:
     assert record.cost.forward_passes == 3 * 28
     record, _ = go("knn", {**CUT, "token": "patch", "k": [1]}, seeds=2)
     assert record.cost.forward_passes == 2 * 28  # other patches
+
+
+def test_a_plan_counts_the_passes_that_are_run_where_one_cell_draws_and_another_does_not(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: dict[str, Any] = {
+        "tasks": ["knn"],
+        "models": ["tiny-reg4"],
+        "datasets": ["colours"],
+        "model_files": [tiny_models],
+        "dataset_files": [colours(tmp_path, train=10, val=4)],
+        "out": tmp_path / "out",
+        "workers": 0,
+        "device": "cpu",
+    }
+    settings: dict[str, Any] = {**CUT, "k": [1]}
+    runs = [
+        Options(**shared, settings=settings),
+        Options(**shared, settings={**settings, "token": "patch"}, seeds=2),
+    ]
+    seen: list[int] = []
+    original = Backbone.__call__
+
+    def counted(self: Backbone, pixels: Any, *rest: Any) -> Any:
+        seen.append(len(pixels))
+        return original(self, pixels, *rest)
+
+    monkeypatch.setattr(Backbone, "__call__", counted)
+    cells = [cell for options in runs for cell in plan(options)]
+    planned = {key: count for cell in cells for key, count in cell.passes.items()}
+    assert len(list(run(cells, runs[0]))) == 2
+    assert sum(planned.values()) == sum(seen) == 28 + 28  # the first of two draws rides along
 
 
 def test_what_no_seed_moves_is_run_once_under_its_own_name(
