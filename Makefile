@@ -69,6 +69,8 @@ bench: install
 	$(BIN)/harness bench linear
 	$(BIN)/harness bench logistic --limit 1000
 	$(BIN)/harness bench stored --model nano --dataset scenes-demo
+	$(BIN)/harness bench memory
+	$(BIN)/harness bench grid
 
 # What CI compares with (docs/ci.md): run it in a clean clone, on a machine that does nothing else,
 # and commit it where the numbers are meant to move.
