@@ -1,6 +1,8 @@
 import hashlib
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from harness.data.catalog import Catalog
 from harness.data.dataset import First
 from harness.nano.layouts import CLASSES, Scene, describe
 from harness.nano.render import FAR, masks, render
-from harness.nano.scenes import DIFFICULT, SEMANTIC_CLASSES, ScenesDataset
+from harness.nano.scenes import DIFFICULT, SEED, SEMANTIC_CLASSES, STARTS, ScenesDataset
 
 numbers = st.integers(0, 10**7)
 sizes = st.tuples(st.integers(16, 160), st.integers(16, 160))
@@ -75,6 +77,32 @@ def test_the_nearest_thing_is_the_one_that_is_seen(number: int) -> None:
     rows, columns = np.nonzero(whole.instances)
     seen = apart[whole.instances[rows, columns].astype(int) - 1, rows, columns]
     np.testing.assert_array_equal(seen, whole.depth[rows, columns])
+
+
+def test_a_walk_over_ids_and_classes_paints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def paints(*_: object) -> None:
+        raise AssertionError("a mask was painted")
+
+    monkeypatch.setattr("harness.nano.scenes.masks", paints)
+    dataset = ScenesDataset("scenes", "select", 30, (48, 40), captions=True)
+    assert len({sample.id for sample in dataset.samples}) == 30
+    labels = [sample.target.label for sample in dataset.samples]
+    assert labels == [describe(SEED, STARTS["select"] + index).label for index in range(30)]
+    with pytest.raises(AssertionError, match="painted"):
+        dataset.samples[29].target.boxes  # noqa: B018
+
+
+def test_what_is_known_of_a_scene_is_copied_and_sent_as_of_any_picture() -> None:
+    captioned = ScenesDataset("scenes", "test", 3, (48, 40), captions=True).samples[2].target
+    plain = ScenesDataset("scenes", "test", 3, (48, 40)).samples[2].target
+    assert plain.captions is None and captioned.captions
+    for target in (plain, captioned):
+        for other in (replace(target, written=3), pickle.loads(pickle.dumps(target))):
+            assert (other.label, other.captions) == (target.label, target.captions)
+            assert other.boxes is not None and target.boxes is not None
+            np.testing.assert_array_equal(other.boxes.xyxy, target.boxes.xyxy)
+    assert replace(captioned, captions=None).captions is None
+    assert replace(captioned, written=3).written == 3 and captioned.written is None
 
 
 @settings(max_examples=25, deadline=None)
