@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class Engine:
 @dataclass
 class _Group:
     """Cells of one model and data set. ``units`` are those that one process has to finish,
-    ``failed`` says why cells will not be."""
+    ``failed`` says why cells will not be, ``to_see`` counts pictures of each pass (``Reading.key``)
+    that nobody has read."""
 
     cells: list[Cell]
     work: float
@@ -61,6 +62,21 @@ class _Group:
     waiting: int = 0
     units: list[list[int]] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    to_see: dict[Hashable, int] = field(default_factory=dict)
+
+    def seen(self, places: Iterable[int], piece: Piece | None = None) -> int:
+        """Pictures that ``piece`` was the first to read, or that cells who are done have not left
+        to others."""
+        count = 0
+        for cell in (self.cells[place] for place in places):
+            for read in cell.reads():
+                if piece is None:
+                    count += self.to_see.pop(read.key, 0)
+                elif read.role == piece.role and read.seed == cell.repeats[piece.repeat].seed:
+                    some = min(len(piece.places), self.to_see.get(read.key, 0))
+                    self.to_see[read.key] = self.to_see.get(read.key, 0) - some
+                    return some
+        return count
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ class _Driver:
         self._running: dict[Any, tuple[_Job, Any]] = {}
         self._open: list[_Group] = []
         self._cells, self._done = len(todo), 0
-        pictures = sum(sum(cell.passes.values()) for cell in todo)
+        pictures = sum(sum(group.to_see.values()) for group in self._closed)
         self._progress.start(f"{self._cells} cells on {self._workers} workers", pictures)
 
     def results(self) -> Iterator[tuple[Path, schema.Record]]:
@@ -200,12 +216,12 @@ class _Driver:
         group = job.group
         assert job.piece is not None
         try:
-            pictures, why = self._ray.get(reference)
+            why = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            pictures, why = 0, _told(error)
-        self._progress.advance(pictures)
+            why = _told(error)
         group.waiting -= 1
         if why is None:
+            self._progress.advance(group.seen(job.piece.cells, job.piece))
             group.pieces.append((job.piece, payload))
         else:
             group.failed.update(dict.fromkeys(job.piece.cells, why))
@@ -235,6 +251,7 @@ class _Driver:
         except self._ray.exceptions.RayError as error:
             finished = Finished(failed=_told(error))
         left = set(job.places)
+        self._progress.advance(group.seen(left))
         for place, name, files in finished.results:
             cell, path = group.cells[place], self._options.out / name
             left.remove(place)
@@ -290,7 +307,13 @@ def _groups(todo: Sequence[Cell]) -> list[_Group]:
             facts = inspect(cells[0].entry)[0]
             passes = {key: count for cell in cells for key, count in cell.passes.items()}
             work = float(sum(passes.values())) * facts.depth * facts.width**2
-            found.append(_Group(cells, work, float(sum(cell.bytes for cell in cells))))
+            to_see = {
+                read.key: read.request.pictures or len(cell.dataset.roles[read.role].samples)
+                for cell in cells
+                for read in cell.reads()
+            }
+            kept = float(sum(cell.bytes for cell in cells))
+            found.append(_Group(cells, work, kept, to_see=to_see))
     return found
 
 
@@ -317,7 +340,7 @@ def _group(reference: Any, here: tuple[str, dict[str, str]]) -> list[Cell]:
 
 def _piece(
     whole: list[Any], part: Piece, options: Options, here: tuple[str, dict[str, str]]
-) -> tuple[tuple[int, str | None], Any]:
+) -> tuple[str | None, Any]:
     import traceback
 
     from harness.engine.worker import piece
@@ -325,10 +348,10 @@ def _piece(
     try:
         seen = piece(_group(whole[0], here), part, options)
     except HarnessError as error:
-        return (0, str(error)), None
+        return str(error), None
     except Exception:  # of a stranger's task or network: the other groups go on
-        return (0, traceback.format_exc()), None
-    return (max(each.cost.pictures for each in seen.values()), None), seen
+        return traceback.format_exc(), None
+    return None, seen
 
 
 def _finish(

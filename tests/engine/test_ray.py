@@ -26,7 +26,7 @@ from harness.errors import HarnessError, SomeFailed
 from harness.further import plan_further
 from harness.options import Options
 from harness.plan import plan
-from harness.progress import Silent
+from harness.progress import Progress, Silent
 
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 pytestmark = pytest.mark.slow
@@ -51,8 +51,22 @@ def options(out: Path, **changes: Any) -> Options:
     return Options(**{**TASKS, "out": out, "workers": 0, **changes})
 
 
-def on_ray(wanted: Options, **how: Any) -> list[tuple[Path, records.Record]]:
-    return list(driver.run(plan(wanted), wanted, Engine(**how)))
+class Counting(Silent):
+    """Pictures that are to be seen, and that were."""
+
+    def start(self, what: str, pictures: int) -> None:
+        super().start(what, pictures)
+        self.promised, self.seen = pictures, 0
+
+    def advance(self, pictures: int) -> None:
+        super().advance(pictures)
+        self.seen += pictures
+
+
+def on_ray(
+    wanted: Options, progress: Progress | None = None, **how: Any
+) -> list[tuple[Path, records.Record]]:
+    return list(driver.run(plan(wanted), wanted, Engine(**how), progress))
 
 
 def tables(out: Path) -> dict[str, dict[str, Any]]:
@@ -97,13 +111,17 @@ def test_the_records_are_those_of_the_local_engine(local: Path, tmp_path: Path) 
     wanted = options(tmp_path)
     parts = cut(plan(wanted), wanted, 2)
     assert sorted(len(part.places) for part in parts) == [144, 256, 476, 1024]
-    assert len(on_ray(wanted)) == 2
+    progress = Counting()
+    assert len(on_ray(wanted, progress)) == 2
+    assert progress.promised == progress.seen == 400 + 1500 + 400
     assert_same(tmp_path, local)
     assert on_ray(wanted) == [], "what is finished is not run again"
 
 
 def test_without_a_store_they_are_the_same(local: Path, tmp_path: Path) -> None:
-    on_ray(options(tmp_path, store=False))
+    progress = Counting()
+    on_ray(options(tmp_path, store=False), progress)
+    assert progress.promised == progress.seen == 400 + 1500 + 400
     assert_same(tmp_path, local)
 
 
