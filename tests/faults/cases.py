@@ -212,8 +212,9 @@ def _worker(target: Target, case: Case, draw: random.Random, started: list[int])
     while command.running() and not case.landed:
         workers = list(descendants(command.pid))
         if workers:
-            os.kill(draw.choice(workers), signal.SIGKILL)
-            case.landed = True
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(draw.choice(workers), signal.SIGKILL)
+                case.landed = True
         else:
             time.sleep(0.002)
     ended = command.end()
