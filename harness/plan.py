@@ -125,7 +125,7 @@ class Cell:
         for number, (seed, requests) in enumerate(self.repeats):
             for role, request in requests.items():
                 # The first repeats of all cells run side by side, with one seed.
-                alike = self.stored and request.storable and not request.seeded or number == 0
+                alike = (self.stored and request.storable and not request.seeded) or number == 0
                 name = self.entry.name, self.dataset.name, role
                 pictures = self.dataset.fingerprints[role]  # not each task's are one split's
                 key = (*name, pictures, request.sharing, None if alike else seed)

@@ -85,7 +85,9 @@ def verify(folder: Path, repair: bool = False) -> list[Damage]:
         with explained(each):
             manifest = read_manifest(each)
         if manifest is None:
-            found.append(Damage(each / MANIFEST, "missing, damaged, or of another key"))
+            if (each / MANIFEST).exists():
+                found.append(Damage(each / MANIFEST, "damaged, or of another key"))
+            # Else a run was killed before it had listed its first shard, and nothing here counts.
             if repair:
                 _remove(each)
             continue

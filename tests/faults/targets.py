@@ -127,8 +127,8 @@ class Runs(Target):
         """The folder where its results are to be looked at."""
         return self.world.place.out
 
-    def store_wrong(self) -> list[Wrong]:
-        return store_differs(self.world.place.store, self.vectors)
+    def store_wrong(self, complete: bool) -> list[Wrong]:
+        return store_differs(self.world.place.store, self.vectors, complete)
 
     def left(self) -> list[Wrong]:
         here = tree(self.out())
@@ -136,7 +136,7 @@ class Runs(Target):
         wrong = [Wrong("lost", f"{name}: was there, and is gone or another") for name in gone]
         wrong += results_differ(self.out(), self.results, complete=False)
         self.before = {name: data for name, data in here.items() if self._finished(name, here)}
-        return wrong + self.store_wrong()
+        return wrong + self.store_wrong(complete=False)
 
     def _finished(self, name: str, here: Mapping[str, bytes]) -> bool:
         """Whether a file belongs to a finished result: one that has its JSON."""
@@ -148,7 +148,7 @@ class Runs(Target):
         again = [name for name, data in self.before.items() if here.get(name) != data]
         wrong = [Wrong("untidy", f"{name}: was finished, and was run again") for name in again]
         wrong += results_differ(self.out(), self.results, complete=True)
-        return wrong + self.store_wrong()
+        return wrong + self.store_wrong(complete=True)
 
 
 class RayRuns(Runs):

@@ -56,9 +56,15 @@ def results_differ(out: Path, truth: Mapping[str, str], complete: bool) -> list[
     return wrong
 
 
-def store_differs(folder: Path, truth: Mapping[str, Mapping[int, str]]) -> list[Wrong]:
-    """Shards of a feature store that are not whole, or not those of an undisturbed run."""
+def store_differs(
+    folder: Path, truth: Mapping[str, Mapping[int, str]], complete: bool
+) -> list[Wrong]:
+    """Shards of a feature store that are not whole, or not those of an undisturbed run. A command
+    that was killed may leave shards that nothing lists, one that has ended may not."""
     wrong = [Wrong("wrong", f"{each.path}: {each.what}") for each in upkeep.verify(folder, False)]
+    if complete:
+        unlisted = [each.folder.name for each in upkeep.kept(folder) if each.manifest is None]
+        wrong += [Wrong("untidy", f"{key}: nothing lists its shards") for key in unlisted]
     for key, shards in stored(folder).items():
         for shard, digest in shards.items():
             if key in truth and truth[key].get(shard, digest) != digest:

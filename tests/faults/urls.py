@@ -88,7 +88,7 @@ class UrlRuns(Runs):
     def out(self) -> Path:
         return self._there / _RESULTS if self.name == "url" else super().out()
 
-    def store_wrong(self) -> list[Wrong]:
+    def store_wrong(self, complete: bool) -> list[Wrong]:
         return shared_differs(self._there / _FEATURES, self.vectors)
 
     @property

@@ -95,6 +95,17 @@ def test_verify_finds_a_shard_of_another_key_however_whole(store: Store) -> None
     assert not verify(store.folder) and len(kept(store.folder)) == len(SELECTORS) - 1
 
 
+def test_what_a_killed_run_had_not_listed_is_no_damage_and_is_made_again(store: Store) -> None:
+    one = sorted(store.folder.rglob(MANIFEST))[0]
+    one.unlink()  # as between the first shard and its manifest
+    assert not verify(store.folder) and one.parent.exists()
+    found, tally = extract(store, PICTURES, SELECTORS)
+    assert tally.forward_passes > 0 and one.exists()
+    assert same(found, extract(None, PICTURES, SELECTORS)[0])
+    one.unlink()
+    assert not verify(store.folder, repair=True) and not one.parent.exists()
+
+
 def test_prune_removes_what_was_not_used_for_longest(store: Store) -> None:
     keys = kept(store.folder)
     for age, key in enumerate(keys):
