@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.arguments import parser
-from harness.errors import HarnessError, SomeFailed, deaths_told
+from harness.errors import HarnessError, SomeFailed
 from harness.gate import regress
 from harness.memory import asked_memory, settle
 from harness.printable import json_text, printable
@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         options.typed = ["harness", *arguments]
         mirrors.prepare(options)
-        with deaths_told():
-            return _COMMANDS[options.command](options)
+        return _COMMANDS[options.command](options)
     except HarnessError as error:
         print(f"harness: {printable(mirrors.told(error))}", file=sys.stderr)
         return EXIT_FAILED if isinstance(error, SomeFailed) else EXIT_BAD

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 
 class HarnessError(Exception):
@@ -37,18 +36,3 @@ def after_failures(failures: Sequence[str], some_done: bool) -> HarnessError:
     """What a run of many cells raises at its end: ``SomeFailed``, or where nothing was done a plain
     error."""
     return SomeFailed(failures) if some_done else HarnessError("\n".join(failures))
-
-
-@contextlib.contextmanager
-def deaths_told() -> Iterator[None]:
-    """The death of a worker process as a ``HarnessError``. torch tells it from a signal's handler,
-    wherever the process is that reads: its consumers need this too."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise HarnessError(
-            f"a worker process died ({str(error).splitlines()[0]}): out of memory? "
-            f"Fewer (--workers 1) need less, --workers 0 reads in this process"
-        ) from None

@@ -11,7 +11,7 @@ from harness import heads
 from harness.backbone.architecture import Architecture
 from harness.backbone.vit import Backbone
 from harness.data.dataset import ROLES, Role
-from harness.errors import HarnessError, deaths_told
+from harness.errors import HarnessError
 from harness.features.cutoffs import resolve
 from harness.features.extract import Pass, Tally, out_of_memory, stream
 from harness.features.keys import RunningModel, can_be_keyed
@@ -182,12 +182,11 @@ def run_pass(
     try:
         read = _batches(backbone, role, listeners, wanted, tally, options, progress, store, places)
         folding = [(one, dealt) for one, dealt in zip(listeners, steps, strict=True) if one.folds]
-        with deaths_told():
-            for batch in read:
-                for one, dealt in folding:
-                    for part in dealt.add(batch):
-                        one.evaluation.update(role, part)
-                tell()
+        for batch in read:
+            for one, dealt in folding:
+                for part in dealt.add(batch):
+                    one.evaluation.update(role, part)
+            tell()
         for one, dealt in folding:
             for part in dealt.rest():
                 one.evaluation.update(role, part)

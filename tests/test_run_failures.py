@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from further_sets import World, paint_all
+from harness.tasks.lost import LostEvaluation
 
 from harness import recording, records
 from harness.cli import main
+from harness.data.dataset import Role
 from harness.errors import HarnessError, SomeFailed, Unwritable
 from harness.further import plan_further
 from harness.options import Options
 from harness.plan import plan
 from harness.run import run
+from harness.task import Batch
 
 
 @pytest.fixture
@@ -126,18 +133,28 @@ def test_a_head_that_was_not_trained_is_not_judged(
     assert "the head to be judged was not trained" in str(failed.value)
 
 
-def test_a_decoding_process_that_dies_while_a_fold_works_is_told_as_one(
+def test_a_decoding_process_that_dies_while_a_fold_works_is_told_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torch tells it from a signal's handler, in the middle of whatever runs (make faults
+    """torch would tell it from a signal's handler, in the middle of the fold (make faults
     TARGET=run SEED=1028)."""
+    folded = []
+    original = LostEvaluation.update
 
-    def update(*_: object) -> None:
-        raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed.")
+    def update(self: LostEvaluation, role: Role, batch: Batch) -> None:
+        for worker in multiprocessing.active_children():
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        original(self, role, batch)
+        folded.append(len(batch.ids))
 
-    monkeypatch.setattr("harness.tasks.lost.LostEvaluation.update", update)
+    monkeypatch.setattr(LostEvaluation, "update", update)
     command = ["run", "--task", "lost", "--model", "pixels", "--dataset", "scenes-demo"]
-    assert main([*command, "--limit", "3", "--workers", "0", "--out", str(tmp_path)]) == 2
+    command += ["--limit", "80", "--batch-size", "8", "--out", str(tmp_path)]
+    assert main([*command, "--workers", "2"]) == 2
     said = capsys.readouterr().err
-    assert "a worker process died (DataLoader worker (pid 17)" in said
-    assert "--workers 1" in said and "Traceback" not in said
+    assert folded and all(count == 8 for count in folded)
+    assert "a worker process died (DataLoader worker (pid" in said
+    assert "--workers 1" in said and "Traceback" not in said and "ignored" not in said
+    assert not multiprocessing.active_children()

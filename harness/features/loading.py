@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import os
+import signal
 import sys
+import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 from harness.data.dataset import Dataset, Dense
 from harness.data.joint import Labelled, look
 from harness.data.views import Crop, View
-from harness.errors import BadLabels, BadPicture, deaths_told
+from harness.errors import BadLabels, BadPicture, HarnessError
 
 PREFETCH = 4
 _TOGETHER, _RUNS_AHEAD = 4, 2
@@ -186,8 +190,69 @@ def by_workers(
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
-    with deaths_told():
-        yield from loader
+    with _deaths_told():
+        read = iter(loader)
+        _hold_back()
+        while True:
+            with _waiting():
+                try:
+                    item = next(read)
+                except StopIteration:
+                    return
+            yield item
+
+
+_torchs_handler: Callable[[int, FrameType | None], Any] | None = None
+_waits = False
+
+
+def _hold_back() -> None:
+    """torch tells a worker's death by an exception from its handler of SIGCHLD, in the middle of
+    whatever the main thread does: writing a record, or ending the other workers. Let it do so
+    only where that thread waits for a picture, which nothing else might wake."""
+    global _torchs_handler
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    torchs = getattr(handler, "__module__", "").startswith("torch.utils.data.")
+    if not (torchs and callable(handler) and threading.current_thread() is threading.main_thread()):
+        return
+    _torchs_handler = handler
+
+    def held_back(number: int, frame: FrameType | None) -> None:
+        if _waits:
+            handler(number, frame)
+
+    signal.signal(signal.SIGCHLD, held_back)
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    global _waits
+    if _torchs_handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _waits = True
+    try:
+        _torchs_handler(signal.SIGCHLD, None)  # of one that died since
+        yield
+    finally:
+        _waits = False
+
+
+@contextlib.contextmanager
+def _deaths_told() -> Iterator[None]:
+    """The death of a worker process as a ``HarnessError``."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A worker's own errors come as of their kind too, and say that they were caught there. What
+        # was being handed over when a worker died ends in the middle.
+        died = "DataLoader worker (pid" in str(error)
+        if not died and (isinstance(error, RuntimeError) or "DataLoader worker" in str(error)):
+            raise
+        raise HarnessError(
+            f"a worker process died ({(str(error) or type(error).__name__).splitlines()[0]}): out "
+            "of memory? Fewer (--workers 1) need less, --workers 0 reads in this process"
+        ) from None
 
 
 def told(error: BadPicture, identity: str) -> str:
