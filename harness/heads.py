@@ -87,7 +87,13 @@ def read(path: Path, record: Record, weights_digest: str) -> Head:
             about["facts"],
             {OutlierRule(kind, value): norm for kind, value, norm in about["cutoffs"]},
         )
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ) as error:
         raise HarnessError(
             f"{path}: its head is of another harness ({type(error).__name__}: {error}); "
             "--overwrite trains it anew"

@@ -155,6 +155,15 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("entry", ['one: {like: "\\ud800"}', '"\\udfff": {like: nano}'])
+def test_half_a_surrogate_pair_is_refused_with_file_and_line(entry: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"two: {{like: nano}}\n{entry}\n")
+    with pytest.raises(HarnessError, match=r"own\.yaml:2: '\\ud(800|fff)' is no Unicode text"):
+        read_yaml(tmp_path / "own.yaml")
+    (tmp_path / "own.yaml").write_text('one: {note: "\\U0001F600 é"}\n')
+    assert read_yaml(tmp_path / "own.yaml").data == {"one": {"note": "\U0001f600 é"}}
+
+
 @given(st.dictionaries(st.text(), json_values))
 def test_canonical_json_does_not_depend_on_the_order_of_keys(facts: dict[str, object]) -> None:
     assert canonical_json(facts) == canonical_json(dict(reversed(facts.items())))

@@ -248,7 +248,7 @@ class RegisterStates:
             )
         except FileNotFoundError:
             raise HarnessError(f"{path}: no such file of register states") from None
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             raise HarnessError(
                 f"{path}: no file of register states; `harness registers states` writes them"
             ) from None

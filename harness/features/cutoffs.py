@@ -80,7 +80,7 @@ def read_cutoff(store: Store, key: Key) -> float | None:
         if found["sha256"] != _seal(key, found["cutoff"]):
             return None
         cutoff = float(found["cutoff"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return cutoff if math.isfinite(cutoff) else None
 

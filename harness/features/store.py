@@ -254,7 +254,7 @@ def manifest_of(data: bytes, digest: str) -> Manifest | None:
             return None
         shards = {int(number): str(digest) for number, digest in body["shards"].items()}
         return Manifest(body["facts"], body["about"], int(body["pictures"]), shards)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
@@ -295,7 +295,7 @@ def read_shard(path: Path, digest: str, shard: int) -> Rows | None:
             bad = {int(row): str(why) for row, why in json.loads(facts["bad"]).items()}
             parts = [file.get_tensor(name) for name in ("values", "there", "geometry")]
             return Rows(parts[0], parts[1], parts[2], bad)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         return None
 
 
@@ -318,7 +318,7 @@ def read_values(path: Path, rows: NDArray[np.int64]) -> Tensor | None:
                     return None
                 found[part] = span[some - some[0]]
             return torch.from_numpy(found)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

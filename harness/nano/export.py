@@ -120,5 +120,5 @@ def _trained_recipe(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             recipe: dict[str, Any] = json.loads((file.metadata() or {})["recipe"])
             return recipe
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         raise HarnessError(f"{path}: not weights that harness pretrain wrote") from None

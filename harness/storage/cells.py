@@ -54,6 +54,6 @@ def disowned(record: Path) -> bool:
                 return True
     except FileNotFoundError:
         return record.exists()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return True
     return False

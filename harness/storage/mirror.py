@@ -259,7 +259,7 @@ class Mirror:
         try:
             facts = json.loads((self._root / STATE).read_bytes())
             return {str(name): _Entry(str(a), int(b), int(c)) for name, (a, b, c) in facts.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
     def _note(self, entries: Mapping[str, _Entry], gone: set[str]) -> None:

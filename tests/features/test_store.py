@@ -202,7 +202,7 @@ def test_a_whole_shard_in_the_place_of_another_is_not_there(store: Store) -> Non
     assert extract(store, PICTURES)[1].forward_passes == 0 and not verify(store.folder)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"sha256": 1, "body": null}'])
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"", b"{", b"[]", b'{"sha256": 1, "body": null}'])
 def test_a_damaged_manifest_costs_a_pass(store: Store, text: bytes) -> None:
     extract(store, PICTURES)
     (manifest,) = store.folder.rglob(MANIFEST)
