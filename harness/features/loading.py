@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -190,16 +191,24 @@ def by_workers(
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
+    others = set(multiprocessing.active_children())
     with _deaths_told():
-        read = iter(loader)
-        _hold_back()
-        while True:
-            with _waiting():
-                try:
-                    item = next(read)
-                except StopIteration:
-                    return
-            yield item
+        try:
+            read = iter(loader)
+            _hold_back()
+            while True:
+                with _waiting():
+                    try:
+                        item = next(read)
+                    except StopIteration:
+                        return
+                yield item
+        except (RuntimeError, ConnectionError, EOFError):
+            # Who keeps this error keeps the loader, which would end them when it is let go of. One
+            # that waits for a lock that the dead one held would outlive this process.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
 
 
 _torchs_handler: Callable[[int, FrameType | None], Any] | None = None
