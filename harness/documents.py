@@ -144,7 +144,7 @@ def _build(
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise HarnessError(f"{path}:{line}: the key {key!r} must be text (quote it)")
-            _check_unicode(path, line, key)
+            _check_unicode(path, line, repr(key), key)
             if key in result:
                 raise HarnessError(
                     f"{path}:{line}: {key!r} stands twice (first on line {lines[(*keys, key)]})"
@@ -159,14 +159,15 @@ def _build(
         ]
     value = loader.construct_object(node, deep=True)
     if isinstance(value, str):
-        _check_unicode(path, node.start_mark.line + 1, value)
+        place = ".".join(str(key) for key in keys)
+        _check_unicode(path, node.start_mark.line + 1, place, value)
     return value
 
 
-def _check_unicode(path: Path, line: int, text: str) -> None:
+def _check_unicode(path: Path, line: int, place: str, text: str) -> None:
     """Half a surrogate pair, which an escape can write, can stand in no record and no page."""
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise HarnessError(f"{path}:{line}: {text[:40]!r} is no Unicode text")
+        raise HarnessError(f"{path}:{line}: {place}: holds what is no character")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], listing: str) -> HarnessError:
