@@ -166,8 +166,12 @@ def _build(
 
 def _check_unicode(path: Path, line: int, place: str, text: str) -> None:
     """Half a surrogate pair, which an escape can write, can stand in no record and no page."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _halved(text):
         raise HarnessError(f"{path}:{line}: {place}: holds what is no character")
+
+
+def _halved(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], listing: str) -> HarnessError:
@@ -217,7 +221,7 @@ def has_text(value: str) -> str:
     empty or holds half of a surrogate pair, which YAML can write and no file or terminal takes."""
     if not value.strip():
         raise ValueError("must not be empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _halved(value):
         raise ValueError("holds what is no character")
     return value
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -84,3 +85,19 @@ def texted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from text_towers import texted_models  # loads torch
 
     return texted_models(tmp_path_factory.mktemp("texted"))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of pictures in each forward pass that is run."""
+    from harness.backbone.vit import Backbone  # loads torch
+
+    seen: list[int] = []
+    original = Backbone.__call__
+
+    def counted(self: Backbone, pixels: Any, *rest: Any) -> Any:
+        seen.append(len(pixels))
+        return original(self, pixels, *rest)
+
+    monkeypatch.setattr(Backbone, "__call__", counted)
+    return seen

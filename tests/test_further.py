@@ -6,14 +6,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from further_sets import CLASSES, World, paint_all, save
 
 from harness import evaluate, heads, records
-from harness.backbone.vit import Backbone
 from harness.cli import main
 from harness.data import imagenet_tests
 from harness.data.imagenet import thousand
@@ -40,20 +37,6 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(painted: Path, tmp_path: Path, tiny_models: Path) -> World:
     shutil.copytree(painted, tmp_path / "world")
     return World(tmp_path / "world", tiny_models)
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pictures in each forward pass."""
-    seen: list[int] = []
-    original = Backbone.__call__
-
-    def counted(self: Backbone, pixels: torch.Tensor, *rest: Any) -> Any:
-        seen.append(len(pixels))
-        return original(self, pixels, *rest)
-
-    monkeypatch.setattr(Backbone, "__call__", counted)
-    return seen
 
 
 @pytest.mark.parametrize("protocol", ["linear", "dinov2-linear"])

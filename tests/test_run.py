@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from harness import evaluate, plan, run
-from harness.backbone.vit import Backbone
 from harness.data.dataset import Dataset, First, Role
 from harness.data.generated import GeneratedDataset
 from harness.data.views import WholePicture
@@ -49,20 +48,6 @@ def options(models_file: Path, out: Path, /, **changes: Any) -> Options:
         "device": "cpu",
     }
     return Options(**{**given, **changes})
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pictures in each forward pass that is run."""
-    seen: list[int] = []
-    original = Backbone.__call__
-
-    def counted(self: Backbone, pixels: torch.Tensor, *rest: Any) -> Any:
-        seen.append(len(pixels))
-        return original(self, pixels, *rest)
-
-    monkeypatch.setattr(Backbone, "__call__", counted)
-    return seen
 
 
 def test_a_record_says_what_ran_on_what_and_what_it_cost(tiny_models: Path, tmp_path: Path) -> None:

@@ -64,19 +64,19 @@ class _Group:
     failed: dict[int, str] = field(default_factory=dict)
     to_see: dict[Hashable, int] = field(default_factory=dict)
 
-    def seen(self, places: Iterable[int], piece: Piece | None = None) -> int:
-        """Pictures that ``piece`` was the first to read, or that cells who are done have not left
-        to others."""
-        count = 0
-        for cell in (self.cells[place] for place in places):
-            for read in cell.reads():
-                if piece is None:
-                    count += self.to_see.pop(read.key, 0)
-                elif read.role == piece.role and read.seed == cell.repeats[piece.repeat].seed:
-                    some = min(len(piece.places), self.to_see.get(read.key, 0))
-                    self.to_see[read.key] = self.to_see.get(read.key, 0) - some
-                    return some
-        return count
+    def seen_in(self, piece: Piece) -> int:
+        """Pictures that ``piece`` was the first to read."""
+        cell = self.cells[piece.cells[0]]
+        asked = piece.role, cell.repeats[piece.repeat].seed
+        key = next(read.key for read in cell.reads() if (read.role, read.seed) == asked)
+        some = min(len(piece.places), self.to_see.get(key, 0))
+        self.to_see[key] = self.to_see.get(key, 0) - some
+        return some
+
+    def seen_by(self, places: Iterable[int]) -> int:
+        """Pictures that no piece had read when these cells were done."""
+        keys = [read.key for place in places for read in self.cells[place].reads()]
+        return sum(self.to_see.pop(key, 0) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class _Driver:
             why = _told(error)
         group.waiting -= 1
         if why is None:
-            self._progress.advance(group.seen(job.piece.cells, job.piece))
+            self._progress.advance(group.seen_in(job.piece))
             group.pieces.append((job.piece, payload))
         else:
             group.failed.update(dict.fromkeys(job.piece.cells, why))
@@ -251,7 +251,7 @@ class _Driver:
         except self._ray.exceptions.RayError as error:
             finished = Finished(failed=_told(error))
         left = set(job.places)
-        self._progress.advance(group.seen(left))
+        self._progress.advance(group.seen_by(left))
         for place, name, files in finished.results:
             cell, path = group.cells[place], self._options.out / name
             left.remove(place)

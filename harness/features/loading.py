@@ -191,6 +191,9 @@ def by_workers(
         generator=torch.Generator().manual_seed(seed),
         **options,
     )
+    if not workers:
+        yield from loader
+        return
     others = set(multiprocessing.active_children())
     with _deaths_told():
         try:

@@ -78,8 +78,9 @@ def kept(folder: Path) -> list[Kept]:
 
 
 def verify(folder: Path, repair: bool = False) -> list[Damage]:
-    """Hash every shard again; with ``repair``, remove what is damaged: it is made again when it is
-    wanted. Raises ``HarnessError`` where the folder cannot be read or written."""
+    """Hash every shard again; with ``repair``, remove what is damaged, or listed by no manifest: it
+    is made again when it is wanted. Raises ``HarnessError`` where the folder cannot be read or
+    written."""
     found: list[Damage] = []
     for each in _keys(folder):
         with explained(each):

@@ -135,5 +135,5 @@ def _step(line: str) -> int:
     """Of a line of the log; 0 for what is none."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0

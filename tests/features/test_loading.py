@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.dataset import Dataset, Dense, Sample
 from harness.data.depth_views import DepthTraining
@@ -17,7 +18,7 @@ from harness.data.segmentation_views import SegmentationTraining, SlidingWindows
 from harness.data.views import CentreCrop, RandomResizedCropFlip, View, WholePicture
 from harness.errors import BadPicture
 from harness.features import loading
-from harness.features.loading import load, occurrences, view_seed
+from harness.features.loading import by_workers, load, occurrences, view_seed
 from harness.features.order import indices, shuffled
 from harness.task import TokenRequest
 
@@ -173,3 +174,13 @@ def test_what_labels_take_in_memory_is_known() -> None:
     (whole,) = load(Noise(1), JOINT[2][0], [0], 0, 0, "pictures")
     (none,) = load(Noise(1), JOINT[0][0], [0], 0, 0)
     assert (crops.label_bytes, whole.label_bytes, none.label_bytes) == (5 * 400, 5 * 1200, 0)
+
+
+class _Unreachable(TorchDataset[int]):
+    def __getitem__(self, index: int) -> int:
+        raise ConnectionError("refused")
+
+
+def test_a_broken_connection_in_this_process_is_no_workers_death() -> None:
+    with pytest.raises(ConnectionError, match="refused"):
+        list(by_workers(_Unreachable(), [0], 0, 0, 1))
